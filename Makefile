@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# The front end: everything a person types. What Kbuild reads is in Kbuild.
+
+VERSION	:= $(shell cat VERSION)
+KVER	?= $(shell scripts/kernel-headers)
+KDIR	?= /lib/modules/$(KVER)/build
+K	?=
+FILTER	?=
+export K FILTER VERSION
+
+.DEFAULT_GOAL := all
+
+.PHONY: all modules clean install uninstall
+all: modules ## Build vballoon.ko for the newest installed kernel headers (KVER=, KDIR=)
+
+modules:
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+
+clean: ## Remove what the build made
+	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
+
+install: modules ## Install the module and the modprobe.d file for the running kernel
+	scripts/install $(KDIR)
+
+uninstall: ## Take the module away again; virtio_balloon owns the device at the next boot
+	scripts/install --remove
+
+.PHONY: demo demo-overcommit
+demo: ## Watch a real guest give 3 GiB to its host and take them back
+	scripts/setup guest
+	scripts/demo
+
+demo-overcommit: ## Two guests share less memory than they believe they have
+	scripts/setup guest host
+	scripts/demo-overcommit
+
+.PHONY: test guest-test guest-test-debug kunit host-test check coverage matrix
+test: ## Run all tests; ends with 'N passed, N failed'
+	scripts/setup guest kunit check host
+	scripts/test
+
+guest-test: ## Real guests under QEMU only (K=pattern selects)
+	scripts/setup guest
+	scripts/guest-test
+
+guest-test-debug: ## The same guests on the KASAN and lockdep kernel (K=pattern selects)
+	scripts/setup guest kunit
+	scripts/guest-test --debug-kernel
+
+kunit: ## Unit tests in the debug kernel (FILTER=pattern selects)
+	scripts/setup kunit
+	scripts/kunit
+
+host-test: ## Tests of balloonctl and libvirt (K=pattern selects)
+	scripts/setup guest host
+	scripts/host-test
+
+check: ## Static checks: format, checkpatch, kernel-doc, sparse, cocci, W=1, shell, Python
+	scripts/setup check
+	scripts/check
+
+coverage: ## Line coverage per file of the unit tests
+	scripts/setup kunit
+	scripts/coverage
+
+matrix: ## Build for and boot each supported kernel; prints the support table
+	scripts/setup guest matrix
+	scripts/matrix
+
+.PHONY: bench bench-pressure
+bench: ## vballoon beside virtio_balloon: speed, host calls, notifications
+	scripts/setup guest
+	scripts/bench
+
+bench-pressure: ## vballoon beside virtio_balloon in a guest that is asked for too much
+	scripts/setup guest
+	scripts/bench-pressure
+
+.PHONY: dkms-install dkms-remove deb
+dkms-install: ## Hand the sources to DKMS and the device to vballoon
+	scripts/dkms install
+
+dkms-remove: ## Take them back; nothing stays behind
+	scripts/dkms remove
+
+deb: ## Build the Debian packages into out/
+	scripts/setup package
+	scripts/deb
+
+.PHONY: format help
+format: ## Put the C files into the kernel's format
+	clang-format -i *.c include/*.h tests/kunit/*.c tests/kunit/*.h
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
+		sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 22
