@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * All that this driver knows of kernel versions. Code elsewhere is written for
+ * the newest form; each block below brings an older kernel up to it. What can
+ * be asked of the headers is asked of them: Kbuild greps for VBAL_HAVE_*.
+ */
+#ifndef _VBALLOON_COMPAT_H
+#define _VBALLOON_COMPAT_H
+
+#include <linux/mm.h>
+#include <linux/mmzone.h>
+#include <linux/shrinker.h>
+#include <linux/version.h>
+#include <linux/virtio.h>
+#include <linux/virtio_balloon.h>
+#include <linux/virtio_config.h>
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0)
+#error "vballoon needs Linux 6.1 or newer"
+#endif
+
+/* v7.0: <linux/balloon.h> replaces <linux/balloon_compaction.h> */
+#if __has_include(<linux/balloon.h>)
+#include <linux/balloon.h>
+#else
+#include <linux/balloon_compaction.h>
+#endif
+
+/* v6.8: MAX_PAGE_ORDER, the largest order; MAX_ORDER was one more until v6.4 */
+#ifndef MAX_PAGE_ORDER
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+#define MAX_PAGE_ORDER		(MAX_ORDER - 1)
+#else
+#define MAX_PAGE_ORDER		MAX_ORDER
+#endif
+#endif
+
+/* v6.11: virtio_find_vqs() takes an array of struct virtqueue_info */
+#ifndef VBAL_HAVE_VIRTQUEUE_INFO
+struct virtqueue_info {
+	const char *name;
+	vq_callback_t *callback;
+	bool ctx;
+};
+
+#define VBAL_COMPAT_MAX_VQS	8
+
+static inline int vbal_compat_find_vqs(struct virtio_device *vdev,
+				       unsigned int nvqs,
+				       struct virtqueue *vqs[],
+				       struct virtqueue_info vqs_info[],
+				       struct irq_affinity *desc)
+{
+	vq_callback_t *callbacks[VBAL_COMPAT_MAX_VQS];
+	const char *names[VBAL_COMPAT_MAX_VQS];
+	unsigned int i;
+
+	if (WARN_ON_ONCE(nvqs > VBAL_COMPAT_MAX_VQS))
+		return -EINVAL;
+	for (i = 0; i < nvqs; i++) {
+		callbacks[i] = vqs_info[i].callback;
+		names[i] = vqs_info[i].name;
+	}
+	return virtio_find_vqs(vdev, nvqs, vqs, callbacks, names, desc);
+}
+#define virtio_find_vqs		vbal_compat_find_vqs
+#endif
+
+/* v6.12: statistics tags 10 to 15 */
+#ifndef VIRTIO_BALLOON_S_OOM_KILL
+#define VIRTIO_BALLOON_S_OOM_KILL	10
+#define VIRTIO_BALLOON_S_ALLOC_STALL	11
+#define VIRTIO_BALLOON_S_ASYNC_SCAN	12
+#define VIRTIO_BALLOON_S_DIRECT_SCAN	13
+#define VIRTIO_BALLOON_S_ASYNC_RECLAIM	14
+#define VIRTIO_BALLOON_S_DIRECT_RECLAIM	15
+#endif
+
+/*
+ * v6.7: shrinkers are allocated. struct vbal_shrinker hides which of both it
+ * is; the callbacks find their device through vbal_shrinker_priv().
+ */
+#ifdef VBAL_HAVE_SHRINKER_ALLOC
+struct vbal_shrinker {
+	struct shrinker *shrinker;
+};
+
+static inline int vbal_shrinker_register(struct vbal_shrinker *vs,
+	unsigned long (*count)(struct shrinker *s, struct shrink_control *sc),
+	unsigned long (*scan)(struct shrinker *s, struct shrink_control *sc),
+	void *priv)
+{
+	vs->shrinker = shrinker_alloc(0, "vballoon");
+	if (!vs->shrinker)
+		return -ENOMEM;
+	vs->shrinker->count_objects = count;
+	vs->shrinker->scan_objects = scan;
+	vs->shrinker->private_data = priv;
+	shrinker_register(vs->shrinker);
+	return 0;
+}
+
+static inline void vbal_shrinker_unregister(struct vbal_shrinker *vs)
+{
+	shrinker_free(vs->shrinker);
+	vs->shrinker = NULL;
+}
+
+static inline void *vbal_shrinker_priv(struct shrinker *s)
+{
+	return s->private_data;
+}
+#else
+struct vbal_shrinker {
+	struct shrinker shrinker;
+	void *priv;
+};
+
+static inline int vbal_shrinker_register(struct vbal_shrinker *vs,
+	unsigned long (*count)(struct shrinker *s, struct shrink_control *sc),
+	unsigned long (*scan)(struct shrinker *s, struct shrink_control *sc),
+	void *priv)
+{
+	vs->priv = priv;
+	vs->shrinker.count_objects = count;
+	vs->shrinker.scan_objects = scan;
+	vs->shrinker.seeks = DEFAULT_SEEKS;
+	return register_shrinker(&vs->shrinker, "vballoon");
+}
+
+static inline void vbal_shrinker_unregister(struct vbal_shrinker *vs)
+{
+	unregister_shrinker(&vs->shrinker);
+}
+
+static inline void *vbal_shrinker_priv(struct shrinker *s)
+{
+	return container_of(s, struct vbal_shrinker, shrinker)->priv;
+}
+#endif
+
+#endif /* _VBALLOON_COMPAT_H */

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef _VBALLOON_PAGES_H
+#define _VBALLOON_PAGES_H
+
+#include <linux/gfp.h>
+#include <linux/list.h>
+#include <linux/mm.h>
+#include <linux/mmzone.h>
+#include <linux/sizes.h>
+#include <linux/spinlock.h>
+
+#include "balloon_compat.h"
+
+/* The device counts in frames of 4 KiB, whatever the guest's page size. */
+#define VBAL_FRAMES_PER_PAGE	(PAGE_SIZE >> VIRTIO_BALLOON_PFN_SHIFT)
+
+/*
+ * Held as they are: blocks of 2 MiB (a huge page of the usual host) and more.
+ * Anything smaller is held as single pages, which compaction can move.
+ */
+#define VBAL_BLOCK_ORDER	(ilog2(SZ_2M) - PAGE_SHIFT)
+#define VBAL_MAX_ORDER		MAX_PAGE_ORDER
+#define VBAL_NR_ORDERS		(VBAL_MAX_ORDER + 1)
+
+/**
+ * enum vbal_mode - how a page travelled to the host
+ * @VBAL_MODE_PFN: as frame numbers through the inflate queue; it goes back
+ *	through the deflate queue
+ * @VBAL_MODE_RANGE: as (address, length) through the reporting queue; it may
+ *	be used again without a word (virtio 1.2, 5.5.6.7)
+ * @VBAL_NR_MODES: number of modes
+ */
+enum vbal_mode {
+	VBAL_MODE_PFN,
+	VBAL_MODE_RANGE,
+	VBAL_NR_MODES,
+};
+
+/**
+ * struct vbal_blocks - blocks on their way, owned by whoever has the struct
+ * @list: first pages of the blocks, by page->lru; page_private() is the order
+ * @nr_pages: pages in all blocks
+ * @nr_blocks: entries of @list
+ */
+struct vbal_blocks {
+	struct list_head list;
+	unsigned long nr_pages;
+	unsigned int nr_blocks;
+};
+
+/**
+ * struct vbal_bag - what is held of one mode
+ * @blocks: blocks of VBAL_BLOCK_ORDER and more, by order; under vbal_pages.lock
+ * @nr_blocks: entries of each of @blocks; under vbal_pages.lock
+ * @singles: single pages, kept by the kernel's balloon core so that they can
+ *	be migrated; the core's lock
+ * @nr_singles: pages in @singles, isolated ones included; atomic, because
+ *	the core moves pages under its own lock
+ */
+struct vbal_bag {
+	struct list_head blocks[VBAL_NR_ORDERS];
+	unsigned long nr_blocks[VBAL_NR_ORDERS];
+	struct balloon_dev_info singles;
+	atomic_long_t nr_singles;
+};
+
+/**
+ * struct vbal_pages - the balloon's pages
+ * @bag: what is held, by mode
+ * @lock: protects the block lists and counts; taken in the size worker and in
+ *	the OOM notifier, never across an allocation or the host
+ * @nr_held: pages in all bags. Read anywhere, changed by hold and pick
+ * @adjust_managed: ballooned pages leave MemTotal (DEFLATE_ON_OOM not
+ *	negotiated); constant after probe
+ * @top_order: largest order that the last allocation could get; size worker
+ * @nr_given: pages ever held, for statistics
+ * @nr_taken: pages ever given back to the guest, for statistics
+ * @nr_alloc_failed: allocations that got not even a single page
+ * @nr_fallbacks: times that a smaller order had to do
+ * @nr_splits: blocks split for an exact target
+ * @nr_migrated: single pages moved by compaction
+ */
+struct vbal_pages {
+	struct vbal_bag bag[VBAL_NR_MODES];
+	spinlock_t lock;
+	atomic_long_t nr_held;
+	bool adjust_managed;
+	unsigned int top_order;
+
+	atomic_long_t nr_given;
+	atomic_long_t nr_taken;
+	unsigned long nr_alloc_failed;
+	unsigned long nr_fallbacks;
+	atomic_long_t nr_splits;
+	atomic_long_t nr_migrated;
+};
+
+/**
+ * struct vbal_want - what to ask the allocator for
+ * @nr_pages: no more pages than this
+ * @max_blocks: no more blocks than this
+ * @min_order: nothing below this order
+ * @max_order: nothing above this order
+ * @reclaim: single pages may be had by dropping clean page cache (never by
+ *	writing or swapping)
+ * @squeeze: single pages may be had by any reclaim, as virtio_balloon does
+ */
+struct vbal_want {
+	unsigned long nr_pages;
+	unsigned int max_blocks;
+	unsigned int min_order;
+	unsigned int max_order;
+	bool reclaim;
+	bool squeeze;
+};
+
+void vbal_blocks_init(struct vbal_blocks *blocks);
+void vbal_blocks_splice(struct vbal_blocks *from, struct vbal_blocks *to);
+
+void vbal_pages_init(struct vbal_pages *vp, bool adjust_managed);
+void vbal_pages_rewind(struct vbal_pages *vp);
+unsigned long vbal_pages_alloc(struct vbal_pages *vp,
+			       const struct vbal_want *want,
+			       struct vbal_blocks *out);
+void vbal_pages_hold(struct vbal_pages *vp, struct vbal_blocks *in,
+		     enum vbal_mode mode);
+enum vbal_mode vbal_pages_choose(struct vbal_pages *vp, unsigned long nr_pages);
+unsigned long vbal_pages_pick(struct vbal_pages *vp, enum vbal_mode mode,
+			      unsigned long nr_pages, struct vbal_blocks *out);
+void vbal_pages_free(struct vbal_pages *vp, struct vbal_blocks *in);
+void vbal_pages_discard(struct vbal_blocks *in);
+unsigned long vbal_pages_isolated(struct vbal_pages *vp);
+void vbal_pages_migrated(struct vbal_pages *vp, struct balloon_dev_info *bdi,
+			 struct page *newpage, struct page *page);
+
+int vbal_pages_probe_uncleared(void);
+bool vbal_pages_uncleared(void);
+
+static inline unsigned int vbal_block_order(const struct page *page)
+{
+	return page_private(page);
+}
+
+static inline unsigned long vbal_pages_held(struct vbal_pages *vp)
+{
+	return atomic_long_read(&vp->nr_held);
+}
+
+static inline u64 vbal_pages_to_frames(unsigned long nr_pages)
+{
+	return (u64)nr_pages * VBAL_FRAMES_PER_PAGE;
+}
+
+static inline unsigned long vbal_frames_to_pages(u32 nr_frames)
+{
+	return DIV_ROUND_UP(nr_frames, VBAL_FRAMES_PER_PAGE);
+}
+
+/**
+ * vbal_for_each_block() - walk over blocks on their way
+ * @page: loop cursor, first page of each block
+ * @blocks: the struct vbal_blocks to walk
+ */
+#define vbal_for_each_block(page, blocks) \
+	list_for_each_entry(page, &(blocks)->list, lru)
+
+#endif /* _VBALLOON_PAGES_H */

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef _VBALLOON_STATS_H
+#define _VBALLOON_STATS_H
+
+#include <linux/types.h>
+#include <linux/virtio_balloon.h>
+#include <linux/vmstat.h>
+#include <linux/workqueue.h>
+
+#include "balloon_virtio.h"
+
+struct vbal_dev;
+
+/* Tags that the headers of older kernels lack (in Linux since 6.12). */
+#define VBAL_NR_STATS		16
+
+/**
+ * struct vbal_stats - the host's statistics (virtio 1.2, 5.5.6.3)
+ * @work: answers a request; runs on vbal_dev.stats_wq, never behind the size
+ *	worker
+ * @token: the one buffer; pending means that the host has it
+ * @entry: what the buffer shows; ours while the host does not have it
+ * @events: scratch for all_vm_events(), too large for the stack; @work only
+ * @nr_sent: answers sent, the first one included
+ */
+struct vbal_stats {
+	struct work_struct work;
+	struct vbal_token token;
+	struct virtio_balloon_stat entry[VBAL_NR_STATS];
+	unsigned long events[NR_VM_EVENT_ITEMS];
+	unsigned long nr_sent;
+};
+
+void vbal_stats_init(struct vbal_dev *vb);
+int vbal_stats_start(struct vbal_dev *vb);
+void vbal_stats_stop(struct vbal_dev *vb);
+void vbal_stats_requested(struct vbal_dev *vb);
+
+#endif /* _VBALLOON_STATS_H */

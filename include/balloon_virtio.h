@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef _VBALLOON_VIRTIO_H
+#define _VBALLOON_VIRTIO_H
+
+#include <linux/mutex.h>
+#include <linux/scatterlist.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+#include <linux/virtio.h>
+#include <linux/wait.h>
+
+#include "balloon_pages.h"
+
+struct vbal_dev;
+
+/*
+ * Firecracker never returns a buffer of more PFNs, Cloud Hypervisor ignores
+ * one: 256 and one descriptor each is what every host understands.
+ */
+#define VBAL_PFNS_PER_BUF	256
+/* One notification for 32 MiB; Firecracker merges over 8 buffers. */
+#define VBAL_BUFS_PER_BATCH	32
+#define VBAL_PFNS_PER_BATCH	(VBAL_PFNS_PER_BUF * VBAL_BUFS_PER_BATCH)
+#define VBAL_RANGES_PER_BATCH	32
+/* Together they fill QEMU's ring of 128. */
+#define VBAL_NR_BATCHES		4
+/* Shorter ranges gain nothing over PFNs: as many pages to a request. */
+#define VBAL_RANGE_MIN_ORDER	3
+
+/**
+ * enum vbal_vq_id - the device's queues, in its order (virtio 1.2, 5.5.2)
+ * @VBAL_VQ_INFLATE: pages given to the host, as PFNs
+ * @VBAL_VQ_DEFLATE: pages taken back, as PFNs
+ * @VBAL_VQ_STATS: statistics
+ * @VBAL_VQ_HINT: free page hinting
+ * @VBAL_VQ_REPORT: free page reporting, and blocks given as ranges
+ * @VBAL_NR_VQS: number of queues
+ */
+enum vbal_vq_id {
+	VBAL_VQ_INFLATE,
+	VBAL_VQ_DEFLATE,
+	VBAL_VQ_STATS,
+	VBAL_VQ_HINT,
+	VBAL_VQ_REPORT,
+	VBAL_NR_VQS,
+};
+
+/**
+ * struct vbal_vq - one queue
+ * @vq: the virtqueue, NULL when the device has none; constant while live
+ * @lock: serialises all that is done with @vq. Innermost, never held while
+ *	notifying or waiting
+ * @wait: woken by the host's interrupt and by who reaps for others
+ * @nr_in_flight: buffers the host has; under @lock
+ * @progress_jiffies: when a buffer came back last; READ_ONCE
+ * @nr_bufs: buffers ever submitted; under @lock
+ * @nr_notify: notifications sent; under @lock
+ * @nr_interrupts: callbacks seen; written by the callback only
+ */
+struct vbal_vq {
+	struct virtqueue *vq;
+	spinlock_t lock;
+	wait_queue_head_t wait;
+	unsigned int nr_in_flight;
+	unsigned long progress_jiffies;
+	unsigned long nr_bufs;
+	unsigned long nr_notify;
+	unsigned long nr_interrupts;
+};
+
+/**
+ * struct vbal_token - what a buffer in flight belongs to
+ * @nr_pending: buffers that the host still has; changed under vbal_vq.lock,
+ *	read anywhere
+ *
+ * The address of a token travels with each buffer through the ring.
+ */
+struct vbal_token {
+	unsigned int nr_pending;
+};
+
+/**
+ * struct vbal_batch - blocks that travel together, and their buffers
+ * @token: outstanding buffers
+ * @node: for whoever owns the batch
+ * @id: the queue it travels by
+ * @mode: set by vbal_wire_load()
+ * @blocks: the blocks. They stay here until the batch has been acknowledged,
+ *	or until the device is dead
+ * @start_ns: when it was submitted, for latency statistics
+ * @max_bufs: capacity of @pfns in buffers
+ * @nr_pfns: frames in @pfns
+ * @nr_ranges: entries of @sg
+ * @sg: ranges, VBAL_MODE_RANGE
+ * @pfns: frame numbers, VBAL_MODE_PFN
+ */
+struct vbal_batch {
+	struct vbal_token token;
+	struct list_head node;
+	enum vbal_vq_id id;
+	enum vbal_mode mode;
+	struct vbal_blocks blocks;
+	u64 start_ns;
+	unsigned int max_bufs;
+	unsigned int nr_pfns;
+	unsigned int nr_ranges;
+	struct scatterlist sg[VBAL_RANGES_PER_BATCH];
+	__virtio32 pfns[];
+};
+
+/**
+ * struct vbal_wire - everything between this driver and the host
+ * @q: the queues
+ * @dead: the device was reset or is gone: nothing is submitted any more and
+ *	every wait ends. Set once, by vbal_wire_kill(); READ_ONCE
+ * @stopping: the driver goes: a host that is silent for VBAL_GRACE_MS is given
+ *	up. READ_ONCE
+ * @kill_lock: one reset only
+ * @batch: the size worker's batches
+ * @oom_batch: for giving back in the OOM notifier; under @oom_lock
+ * @oom_lock: one giver-back at a time, trylock only
+ * @mig_give: the new page of a migration; under @mig_lock
+ * @mig_take: the old page of a migration; under @mig_lock
+ * @mig_lock: one migration at a time, trylock only
+ * @report_batch: free page reporting's own; its work is the only user
+ * @max_ranges: ranges in one request, so that two fit the reporting queue
+ * @actual_frames: last value written to the device; size worker
+ * @actual_known: @actual_frames is what the device has
+ */
+struct vbal_wire {
+	struct vbal_vq q[VBAL_NR_VQS];
+	bool dead;
+	bool stopping;
+	struct mutex kill_lock;
+
+	struct vbal_batch *batch[VBAL_NR_BATCHES];
+	struct vbal_batch *oom_batch;
+	struct mutex oom_lock;
+	struct vbal_batch *mig_give;
+	struct vbal_batch *mig_take;
+	struct mutex mig_lock;
+	struct vbal_batch *report_batch;
+	unsigned int max_ranges;
+
+	u32 actual_frames;
+	bool actual_known;
+};
+
+/* How long a silent host may hold up the driver's end. */
+#define VBAL_GRACE_MS		5000
+
+int vbal_wire_alloc(struct vbal_dev *vb);
+void vbal_wire_free(struct vbal_dev *vb);
+int vbal_wire_connect(struct vbal_dev *vb);
+void vbal_wire_disconnect(struct vbal_dev *vb);
+void vbal_wire_kill(struct vbal_dev *vb);
+bool vbal_wire_usable(struct vbal_dev *vb, enum vbal_vq_id id);
+
+void vbal_wire_room(struct vbal_dev *vb, const struct vbal_batch *batch,
+		    enum vbal_mode mode, struct vbal_want *want);
+int __must_check vbal_wire_load(struct vbal_dev *vb, struct vbal_batch *batch,
+				enum vbal_vq_id id);
+int __must_check vbal_wire_submit(struct vbal_dev *vb, struct vbal_batch *batch);
+int __must_check vbal_wire_try_submit(struct vbal_dev *vb,
+				      struct vbal_batch *batch);
+bool vbal_wire_done(struct vbal_dev *vb, struct vbal_batch *batch);
+int __must_check vbal_wire_wait(struct vbal_dev *vb, struct vbal_batch *batch);
+int __must_check vbal_wire_drain(struct vbal_dev *vb, enum vbal_vq_id id);
+int __must_check vbal_wire_report(struct vbal_dev *vb, struct scatterlist *sg,
+				  unsigned int nents);
+
+int __must_check vbal_vq_add_out(struct vbal_dev *vb, struct vbal_vq *q,
+				 struct scatterlist *sg, unsigned int nents,
+				 struct vbal_token *token);
+int __must_check vbal_vq_add_in(struct vbal_dev *vb, struct vbal_vq *q,
+				struct scatterlist *sg, unsigned int nents,
+				struct vbal_token *token);
+void vbal_vq_notify(struct vbal_vq *q);
+void vbal_vq_reap(struct vbal_vq *q);
+int __must_check vbal_vq_wait(struct vbal_dev *vb, struct vbal_vq *q,
+			      bool (*cond)(struct vbal_vq *q, void *arg),
+			      void *arg);
+
+u32 vbal_wire_target_frames(struct vbal_dev *vb);
+void vbal_wire_set_actual(struct vbal_dev *vb, u32 nr_frames);
+u32 vbal_wire_hint_cmd(struct vbal_dev *vb);
+unsigned int vbal_wire_in_flight(struct vbal_dev *vb, enum vbal_vq_id id);
+
+static inline bool vbal_token_done(const struct vbal_token *token)
+{
+	/* Pairs with the release in vbal_vq_reap(): the host is done with it. */
+	return !smp_load_acquire(&token->nr_pending);
+}
+
+#endif /* _VBALLOON_VIRTIO_H */
