@@ -2,47 +2,79 @@
 #ifndef _VBALLOON_HINT_H
 #define _VBALLOON_HINT_H
 
-#include <linux/atomic.h>
+#include <linux/list.h>
 #include <linux/page_reporting.h>
+#include <linux/spinlock.h>
 #include <linux/workqueue.h>
 
 #include "balloon_virtio.h"
 
 struct vbal_dev;
 
-/* Hinted blocks are as large as the allocator has them. */
-#define VBAL_HINT_ORDER		MAX_PAGE_ORDER
+/* Rounds begin with the largest blocks that the allocator has. */
+#define VBAL_HINT_ORDER MAX_PAGE_ORDER
+
+/**
+ * enum vbal_hint_phase - where hinting is
+ * @VBAL_HINT_IDLE: no round, or STOP was sent
+ * @VBAL_HINT_ROUND: the host has our id and gets blocks
+ * @VBAL_HINT_ENDING: STOP is to be sent
+ */
+enum vbal_hint_phase {
+	VBAL_HINT_IDLE,
+	VBAL_HINT_ROUND,
+	VBAL_HINT_ENDING,
+};
+
+struct vbal_hint_slot;
 
 /**
  * struct vbal_hint - free page hinting (virtio 1.2, 5.5.6.5)
- *
- * Filled in by balloon_hint.c; see there for the protocol.
- * @work: a round, or its end; runs on vbal_dev.side_wq
- * @token: for the command buffers
- * @cmd: the command that is in flight to the host, device endian
- * @active_id: id of the round this driver runs, VIRTIO_BALLOON_CMD_ID_STOP
- *	between rounds; the work only
- * @pages: blocks whose buffers the host has used, free to go back to the guest
- *	at DONE or under memory pressure; under @lock
- * @lock: protects @pages and @nr_ready
- * @nr_ready: blocks on @pages
- * @slot: one for each buffer in flight, with the block it carries
+ * @work: the only one that sends; runs on vbal_dev.side_wq
+ * @running: between start and stop; READ_ONCE in @work and config_changed
+ * @changed: the host's id has to be read; set in config_changed
+ * @phase: where we are; @work
+ * @host_id: the host's command id as last read; @work
+ * @round_id: id of the last round begun; @work
+ * @order: largest order that this round still finds; @work
+ * @token: pending while the host has @cmd
+ * @cmd: the one command buffer, device endian; ours while not pending
+ * @slot: one for each block the ring can carry
  * @nr_slots: entries of @slot
- * @shrinker: gives @pages back under memory pressure
+ * @idle: slots without a block; @work
+ * @busy: slots whose blocks the host may discard; @work
+ * @lock: protects @ready; taken in reclaim, so nothing is allocated under it
+ * @ready: blocks whose buffers the host has used, by page->lru; they go back to
+ *	the guest at DONE or under memory pressure
+ * @ready_pages: pages in @ready; changed under @lock, read anywhere
+ * @shrunk: memory pressure took blocks in this round; written by @shrinker
+ * @shrinker: gives @ready back under memory pressure
  * @nr_rounds: rounds begun, for statistics
  * @nr_hinted_pages: pages hinted, for statistics
  */
 struct vbal_hint {
 	struct work_struct work;
+	bool running;
+	bool changed;
+
+	enum vbal_hint_phase phase;
+	u32 host_id;
+	u32 round_id;
+	unsigned int order;
 	struct vbal_token token;
 	__virtio32 cmd;
-	u32 active_id;
-	struct list_head pages;
-	spinlock_t lock;
-	unsigned long nr_ready;
+
 	struct vbal_hint_slot *slot;
 	unsigned int nr_slots;
+	struct list_head idle;
+	struct list_head busy;
+
+	spinlock_t lock;
+	struct list_head ready;
+	unsigned long ready_pages;
+	bool shrunk;
 	struct vbal_shrinker shrinker;
+
 	unsigned long nr_rounds;
 	unsigned long nr_hinted_pages;
 };
@@ -51,7 +83,8 @@ struct vbal_hint {
  * struct vbal_report - free page reporting (virtio 1.2, 5.5.6.7)
  * @prdev: the kernel's side
  * @registered: the kernel took it (it takes one device only)
- * @nr_calls: times the kernel reported, for statistics
+ * @nr_calls: times the kernel reported, for statistics; its work is the only
+ *	writer
  * @nr_pages: pages reported and acknowledged, for statistics
  * @nr_failed: reports that the host did not acknowledge
  */
@@ -63,12 +96,12 @@ struct vbal_report {
 	unsigned long nr_failed;
 };
 
-int vbal_hint_init(struct vbal_dev *vb);
+void vbal_hint_init(struct vbal_dev *vb);
 int vbal_hint_start(struct vbal_dev *vb);
 void vbal_hint_changed(struct vbal_dev *vb);
+void vbal_hint_used(struct vbal_dev *vb);
 void vbal_hint_stop(struct vbal_dev *vb);
 void vbal_hint_release(struct vbal_dev *vb);
-void vbal_hint_exit(struct vbal_dev *vb);
 
 int vbal_report_start(struct vbal_dev *vb);
 void vbal_report_stop(struct vbal_dev *vb);

@@ -11,24 +11,24 @@
 
 struct vbal_dev;
 
-/* Tags that the headers of older kernels lack (in Linux since 6.12). */
-#define VBAL_NR_STATS		16
+/* Older headers' VIRTIO_BALLOON_S_NR is 10; the rest is in Linux since 6.12. */
+#define VBAL_NR_STATS 16
 
 /**
  * struct vbal_stats - the host's statistics (virtio 1.2, 5.5.6.3)
  * @work: answers a request; runs on vbal_dev.stats_wq, never behind the size
  *	worker
+ * @running: between start and stop; READ_ONCE in @work
  * @token: the one buffer; pending means that the host has it
  * @entry: what the buffer shows; ours while the host does not have it
  * @events: scratch for all_vm_events(), too large for the stack; @work only
- * @nr_sent: answers sent, the first one included
  */
 struct vbal_stats {
 	struct work_struct work;
+	bool running;
 	struct vbal_token token;
 	struct virtio_balloon_stat entry[VBAL_NR_STATS];
 	unsigned long events[NR_VM_EVENT_ITEMS];
-	unsigned long nr_sent;
 };
 
 void vbal_stats_init(struct vbal_dev *vb);

@@ -1,0 +1,503 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Free memory the host need not know the content of: free page hinting
+ * (virtio 1.2, 5.5.6.5) and free page reporting (5.5.6.7). Never waits for the
+ * size worker.
+ *
+ * A round of hinting, as the host's command id asks for it:
+ *
+ *	host: id = N            driver: N (out), block (in), block (in), ...
+ *	host: id = STOP, or M   driver: STOP (out)
+ *	host: id = DONE         driver: frees the blocks
+ *
+ * The round also ends when the guest has no more to spare. The host may discard
+ * a block at any time until it has used the block's buffer, whatever it said
+ * meanwhile: so each buffer has a slot that keeps its block until then. Used
+ * blocks wait for DONE, because giving them back makes the host copy them; only
+ * memory pressure frees them earlier.
+ *
+ * The work never sleeps for the host. What it has to leave undone, because the
+ * ring is full or the last command is still on its way, it does when the
+ * callback for used buffers queues it again.
+ */
+#include "balloon_hint.h"
+
+#include <linux/gfp.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+
+#include "balloon.h"
+
+/* Blocks between two looks at the guest's memory; one notification. */
+#define VBAL_HINT_CHUNK 32
+
+/**
+ * struct vbal_hint_slot - a block whose buffer the host has
+ * @node: on vbal_hint.idle or vbal_hint.busy
+ * @token: pending until the host has used the buffer
+ * @page: first page of the block
+ */
+struct vbal_hint_slot {
+	struct list_head node;
+	struct vbal_token token;
+	struct page *page;
+};
+
+static void vbal_hint_free_block(struct page *page)
+{
+	__free_pages(page, vbal_block_order(page));
+}
+
+static struct vbal_vq *vbal_hint_vq(struct vbal_dev *vb)
+{
+	return &vb->wire.q[VBAL_VQ_HINT];
+}
+
+/* In the work or in reclaim: used blocks, until the guest has @nr_pages. */
+static unsigned long vbal_hint_give_back(struct vbal_hint *h,
+					 unsigned long nr_pages)
+{
+	unsigned long nr_freed = 0;
+
+	while (nr_freed < nr_pages) {
+		struct page *page;
+
+		spin_lock(&h->lock);
+		page = list_first_entry_or_null(&h->ready, struct page, lru);
+		if (page) {
+			list_del(&page->lru);
+			WRITE_ONCE(h->ready_pages,
+				   h->ready_pages -
+					   (1UL << vbal_block_order(page)));
+		}
+		spin_unlock(&h->lock);
+		if (!page)
+			break;
+		nr_freed += 1UL << vbal_block_order(page);
+		vbal_hint_free_block(page);
+	}
+	return nr_freed;
+}
+
+/* Blocks whose buffers the host has used become ready. */
+static void vbal_hint_collect(struct vbal_hint *h)
+{
+	struct vbal_hint_slot *slot, *next;
+
+	list_for_each_entry_safe(slot, next, &h->busy, node) {
+		if (!vbal_token_done(&slot->token))
+			continue;
+		spin_lock(&h->lock);
+		list_add_tail(&slot->page->lru, &h->ready);
+		WRITE_ONCE(h->ready_pages,
+			   h->ready_pages +
+				   (1UL << vbal_block_order(slot->page)));
+		spin_unlock(&h->lock);
+		slot->page = NULL;
+		list_move(&slot->node, &h->idle);
+	}
+}
+
+/*
+ * Twice the high watermarks stay free, so that hinting never wakes kswapd; and
+ * what the guard spares from the balloon is spared from hinting too.
+ */
+static unsigned long vbal_hint_spare_pages(struct vbal_dev *vb)
+{
+	unsigned long reserve = READ_ONCE(vb->guard.reserve_pages);
+	unsigned long keep;
+	struct vbal_signals s;
+
+	if (READ_ONCE(vb->hint.shrunk))
+		return 0;
+	vbal_guard_sample(&s, vbal_pages_held(&vb->pages),
+			  !vb->pages.adjust_managed);
+	keep = 2 * s.high_wmark_pages;
+	if (s.free_pages <= keep || s.avail_pages <= reserve)
+		return 0;
+	return min(s.free_pages - keep, s.avail_pages - reserve);
+}
+
+/*
+ * Largest orders first; what has run out is not asked for again in this round.
+ * ZONE_MOVABLE is fine here: the block goes back after the host's migration.
+ */
+static struct page *vbal_hint_alloc(struct vbal_hint *h, unsigned long spare)
+{
+	gfp_t gfp = vbal_pages_gfp_block() | __GFP_HIGHMEM;
+
+	for (; h->order >= VBAL_BLOCK_ORDER; h->order--) {
+		struct page *page = NULL;
+
+		if (spare >> h->order)
+			page = alloc_pages(gfp, h->order);
+		if (page) {
+			set_page_private(page, h->order);
+			return page;
+		}
+	}
+	return NULL;
+}
+
+/* Return: pages hinted, -ENOSPC: ring full, -ENOMEM: no more to spare */
+static long vbal_hint_add_block(struct vbal_dev *vb, unsigned long spare)
+{
+	struct vbal_hint *h = &vb->hint;
+	struct vbal_hint_slot *slot;
+	struct scatterlist sg;
+	struct page *page;
+	int ret;
+
+	slot = list_first_entry_or_null(&h->idle, struct vbal_hint_slot, node);
+	if (!slot)
+		return -ENOSPC;
+	page = vbal_hint_alloc(h, spare);
+	if (!page)
+		return -ENOMEM;
+	sg_init_table(&sg, 1);
+	sg_set_page(&sg, page, PAGE_SIZE << h->order, 0);
+	ret = vbal_vq_add_in(vb, vbal_hint_vq(vb), &sg, 1, &slot->token);
+	if (ret) {
+		vbal_hint_free_block(page);
+		return ret;
+	}
+	slot->page = page;
+	list_move(&slot->node, &h->busy);
+	return 1L << h->order;
+}
+
+static int vbal_hint_add_chunk(struct vbal_dev *vb)
+{
+	unsigned long spare = vbal_hint_spare_pages(vb);
+	struct vbal_hint *h = &vb->hint;
+	unsigned int i;
+	long ret = 0;
+
+	for (i = 0; i < VBAL_HINT_CHUNK; i++) {
+		ret = vbal_hint_add_block(vb, spare);
+		if (ret < 0)
+			break;
+		spare -= ret;
+		WRITE_ONCE(h->nr_hinted_pages, h->nr_hinted_pages + ret);
+	}
+	if (i)
+		vbal_vq_notify(vbal_hint_vq(vb));
+	return min(ret, 0L);
+}
+
+/*
+ * As many blocks as ring and guest have room for, unless the host changes its
+ * mind. -ENOSPC: on as soon as the host has used some buffers.
+ */
+static int vbal_hint_fill(struct vbal_dev *vb)
+{
+	int ret;
+
+	do {
+		cond_resched();
+		ret = vbal_hint_add_chunk(vb);
+	} while (!ret && !READ_ONCE(vb->hint.changed));
+	return ret;
+}
+
+/*
+ * Commands share one buffer: the next leaves when the host has used the last,
+ * so it never has two. -EBUSY until then.
+ */
+static int vbal_hint_send_cmd(struct vbal_dev *vb, u32 cmd)
+{
+	struct vbal_hint *h = &vb->hint;
+	struct scatterlist sg;
+	int ret;
+
+	if (!vbal_token_done(&h->token))
+		return -EBUSY;
+	h->cmd = cpu_to_virtio32(vb->vdev, cmd);
+	sg_init_one(&sg, &h->cmd, sizeof(h->cmd));
+	ret = vbal_vq_add_out(vb, vbal_hint_vq(vb), &sg, 1, &h->token);
+	if (!ret)
+		vbal_vq_notify(vbal_hint_vq(vb));
+	return ret;
+}
+
+static bool vbal_hint_wants_round(const struct vbal_hint *h)
+{
+	return h->host_id != VIRTIO_BALLOON_CMD_ID_STOP &&
+	       h->host_id != VIRTIO_BALLOON_CMD_ID_DONE &&
+	       h->host_id != h->round_id;
+}
+
+static void vbal_hint_begin_round(struct vbal_dev *vb)
+{
+	struct vbal_hint *h = &vb->hint;
+
+	if (!vbal_hint_wants_round(h) || vbal_hint_send_cmd(vb, h->host_id))
+		return;
+	h->round_id = h->host_id;
+	h->order = VBAL_HINT_ORDER;
+	h->phase = VBAL_HINT_ROUND;
+	WRITE_ONCE(h->shrunk, false);
+	WRITE_ONCE(h->nr_rounds, h->nr_rounds + 1);
+}
+
+static void vbal_hint_end_round(struct vbal_dev *vb)
+{
+	if (!vbal_hint_send_cmd(vb, VIRTIO_BALLOON_CMD_ID_STOP))
+		vb->hint.phase = VBAL_HINT_IDLE;
+}
+
+/* Each phase goes on where the last run had to leave it. */
+static void vbal_hint_step(struct vbal_dev *vb)
+{
+	struct vbal_hint *h = &vb->hint;
+
+	if (h->phase == VBAL_HINT_ROUND && h->host_id != h->round_id)
+		h->phase = VBAL_HINT_ENDING;
+	if (h->phase == VBAL_HINT_ENDING)
+		vbal_hint_end_round(vb);
+	if (h->phase == VBAL_HINT_IDLE)
+		vbal_hint_begin_round(vb);
+	if (h->phase == VBAL_HINT_ROUND && vbal_hint_fill(vb) == -ENOMEM) {
+		h->phase = VBAL_HINT_ENDING;
+		vbal_hint_end_round(vb);
+	}
+}
+
+static void vbal_hint_work(struct work_struct *work)
+{
+	struct vbal_hint *h = container_of(work, struct vbal_hint, work);
+	struct vbal_dev *vb = container_of(h, struct vbal_dev, hint);
+
+	if (!READ_ONCE(h->running))
+		return;
+	/* Before reading: what changes later sets it and queues us again. */
+	if (xchg(&h->changed, false))
+		h->host_id = vbal_wire_hint_cmd(vb);
+	vbal_vq_reap(vbal_hint_vq(vb));
+	vbal_hint_collect(h);
+	vbal_hint_step(vb);
+	if (h->host_id == VIRTIO_BALLOON_CMD_ID_DONE)
+		vbal_hint_give_back(h, ULONG_MAX);
+}
+
+static unsigned long vbal_hint_shrink_count(struct shrinker *shrinker,
+					    struct shrink_control *sc)
+{
+	struct vbal_hint *h = vbal_shrinker_priv(shrinker);
+
+	return READ_ONCE(h->ready_pages);
+}
+
+/* Once the guest needed blocks back, the round takes no more. */
+static unsigned long vbal_hint_shrink_scan(struct shrinker *shrinker,
+					   struct shrink_control *sc)
+{
+	struct vbal_hint *h = vbal_shrinker_priv(shrinker);
+	unsigned long nr_freed = vbal_hint_give_back(h, sc->nr_to_scan);
+
+	if (!nr_freed)
+		return SHRINK_STOP;
+	WRITE_ONCE(h->shrunk, true);
+	return nr_freed;
+}
+
+/**
+ * vbal_hint_init() - prepare for vbal_hint_start()
+ * @vb: the device
+ *
+ * Once, in probe.
+ */
+void vbal_hint_init(struct vbal_dev *vb)
+{
+	struct vbal_hint *h = &vb->hint;
+
+	INIT_WORK(&h->work, vbal_hint_work);
+	spin_lock_init(&h->lock);
+	INIT_LIST_HEAD(&h->idle);
+	INIT_LIST_HEAD(&h->busy);
+	INIT_LIST_HEAD(&h->ready);
+}
+
+static int vbal_hint_alloc_slots(struct vbal_hint *h, unsigned int ring_size)
+{
+	unsigned int i;
+
+	/* One entry stays for commands, so that STOP always finds room. */
+	h->nr_slots = ring_size - 1;
+	h->slot = kvcalloc(h->nr_slots, sizeof(*h->slot), GFP_KERNEL);
+	if (!h->slot)
+		return -ENOMEM;
+	for (i = 0; i < h->nr_slots; i++)
+		list_add_tail(&h->slot[i].node, &h->idle);
+	return 0;
+}
+
+/**
+ * vbal_hint_start() - follow the host's command ids
+ * @vb: the device
+ *
+ * Connecting, after virtio_device_ready(). Does nothing without
+ * FREE_PAGE_HINT. A failure leaves nothing to be undone.
+ *
+ * Return: 0, or -ENOMEM
+ */
+int vbal_hint_start(struct vbal_dev *vb)
+{
+	struct virtqueue *vq = vbal_hint_vq(vb)->vq;
+	struct vbal_hint *h = &vb->hint;
+	int ret;
+
+	if (!vq || !vbal_has(vb, VIRTIO_BALLOON_F_FREE_PAGE_HINT))
+		return 0;
+	ret = vbal_hint_alloc_slots(h, virtqueue_get_vring_size(vq));
+	if (ret)
+		return ret;
+	ret = vbal_shrinker_register(&h->shrinker, vbal_hint_shrink_count,
+				     vbal_hint_shrink_scan, h);
+	if (ret) {
+		vbal_hint_release(vb);
+		return ret;
+	}
+	h->phase = VBAL_HINT_IDLE;
+	h->round_id = VIRTIO_BALLOON_CMD_ID_STOP;
+	h->host_id = VIRTIO_BALLOON_CMD_ID_STOP;
+	/* A command from before a reset never comes back. */
+	h->token.nr_pending = 0;
+	WRITE_ONCE(h->running, true);
+	/* The host may be in the middle of a migration. */
+	vbal_hint_changed(vb);
+	return 0;
+}
+
+/**
+ * vbal_hint_changed() - the config space, perhaps the command id, has changed
+ * @vb: the device
+ *
+ * Hard interrupt.
+ */
+void vbal_hint_changed(struct vbal_dev *vb)
+{
+	if (!READ_ONCE(vb->hint.running))
+		return;
+	WRITE_ONCE(vb->hint.changed, true);
+	queue_work(vb->side_wq, &vb->hint.work);
+}
+
+/**
+ * vbal_hint_used() - the host has used buffers
+ * @vb: the device
+ *
+ * The hint queue's callback, in hard interrupt.
+ */
+void vbal_hint_used(struct vbal_dev *vb)
+{
+	queue_work(vb->side_wq, &vb->hint.work);
+}
+
+/**
+ * vbal_hint_stop() - hint no more
+ * @vb: the device
+ *
+ * Disconnecting, before the reset. Blocks that are ready go back to the guest;
+ * those that the host may still discard wait for vbal_hint_release().
+ */
+void vbal_hint_stop(struct vbal_dev *vb)
+{
+	struct vbal_hint *h = &vb->hint;
+
+	if (!h->running)
+		return;
+	/* An interrupt from now on queues the work for nothing. */
+	WRITE_ONCE(h->running, false);
+	cancel_work_sync(&h->work);
+	vbal_shrinker_unregister(&h->shrinker);
+	vbal_hint_give_back(h, ULONG_MAX);
+}
+
+/**
+ * vbal_hint_release() - give back every block, used or not
+ * @vb: the device
+ *
+ * Disconnecting, after vbal_hint_stop() and the reset: only then can the host
+ * not discard a block any more whose buffer it never used.
+ */
+void vbal_hint_release(struct vbal_dev *vb)
+{
+	struct vbal_hint *h = &vb->hint;
+	struct vbal_hint_slot *slot;
+
+	list_for_each_entry(slot, &h->busy, node)
+		vbal_hint_free_block(slot->page);
+	INIT_LIST_HEAD(&h->busy);
+	INIT_LIST_HEAD(&h->idle);
+	kvfree(h->slot);
+	h->slot = NULL;
+	h->nr_slots = 0;
+}
+
+/* The kernel keeps the pages isolated until this returns. */
+static int vbal_report_pages(struct page_reporting_dev_info *prdev,
+			     struct scatterlist *sgl, unsigned int nents)
+{
+	struct vbal_report *r = container_of(prdev, struct vbal_report, prdev);
+	struct vbal_dev *vb = container_of(r, struct vbal_dev, report);
+	unsigned long nr_pages = 0;
+	struct scatterlist *sg;
+	unsigned int i;
+	int ret;
+
+	for_each_sg(sgl, sg, nents, i)
+		nr_pages += sg->length >> PAGE_SHIFT;
+	ret = vbal_wire_report(vb, sgl, nents);
+	WRITE_ONCE(r->nr_calls, r->nr_calls + 1);
+	if (ret)
+		WRITE_ONCE(r->nr_failed, r->nr_failed + 1);
+	else
+		WRITE_ONCE(r->nr_pages, r->nr_pages + nr_pages);
+	return ret;
+}
+
+/**
+ * vbal_report_start() - let the kernel report its free pages
+ * @vb: the device
+ *
+ * Connecting, after virtio_device_ready(). Does nothing without REPORTING. The
+ * kernel serves one device only: with a second balloon the first one reports.
+ *
+ * Return: 0, or what page_reporting_register() said but for -EBUSY
+ */
+int vbal_report_start(struct vbal_dev *vb)
+{
+	struct vbal_report *r = &vb->report;
+	int ret;
+
+	if (!vb->wire.q[VBAL_VQ_REPORT].vq ||
+	    !vbal_has(vb, VIRTIO_BALLOON_F_REPORTING))
+		return 0;
+	memset(&r->prdev, 0, sizeof(r->prdev));
+	r->prdev.report = vbal_report_pages;
+	r->prdev.order = VBAL_REPORTING_ORDER;
+	ret = page_reporting_register(&r->prdev);
+	if (ret == -EBUSY) {
+		dev_info(&vb->vdev->dev,
+			 "another device has free page reporting already\n");
+		return 0;
+	}
+	r->registered = !ret;
+	return ret;
+}
+
+/**
+ * vbal_report_stop() - report no more
+ * @vb: the device
+ *
+ * Disconnecting, before the reset: a report under way still waits for the host,
+ * as long as vbal_vq_wait() lets it.
+ */
+void vbal_report_stop(struct vbal_dev *vb)
+{
+	if (!vb->report.registered)
+		return;
+	page_reporting_unregister(&vb->report.prdev);
+	vb->report.registered = false;
+}
