@@ -2,8 +2,10 @@
 #ifndef _VBALLOON_GUARD_H
 #define _VBALLOON_GUARD_H
 
-#include <linux/mutex.h>
+#include <linux/atomic.h>
 #include <linux/types.h>
+
+#include "balloon_compat.h"
 
 /**
  * enum vbal_policy - who wins when the host wants more than the guest can spare
@@ -38,19 +40,36 @@ enum vbal_state {
 };
 
 /**
+ * enum vbal_pressure - what shows that the guest is short of memory
+ * @VBAL_CALM: nothing
+ * @VBAL_PRESSURE_SWAP: anonymous memory goes to swap
+ * @VBAL_PRESSURE_REFAULT: pages are read again soon after they were dropped
+ * @VBAL_PRESSURE_STALL: allocations have to reclaim memory themselves
+ * @VBAL_NR_PRESSURES: number of values
+ */
+enum vbal_pressure {
+	VBAL_CALM,
+	VBAL_PRESSURE_SWAP,
+	VBAL_PRESSURE_REFAULT,
+	VBAL_PRESSURE_STALL,
+	VBAL_NR_PRESSURES,
+};
+
+/**
  * struct vbal_signals - the guest's memory at one moment
  * @now_ms: when
  * @total_pages: the guest's own memory: what the balloon holds is counted in,
  *	in both MemTotal modes
- * @held_pages: what the balloon holds
+ * @held_pages: what the balloon holds, and what is on its way into it
  * @avail_pages: MemAvailable
  * @free_pages: free pages in all zones
  * @high_wmark_pages: sum of the zones' high watermarks; below it kswapd works
+ * @above_high_pages: those of @free_pages that can be taken without waking
+ *	kswapd: beyond each zone's high watermark and its lowmem reserve
+ * @cold_pages: clean page cache on the inactive list
  * @swapped_out: pages swapped out since boot
- * @swapped_in: pages swapped in since boot
  * @refaults: workingset refaults, anon and file, since boot
  * @alloc_stalls: allocations that had to reclaim themselves, since boot
- * @direct_scans: pages scanned by direct reclaim, since boot
  */
 struct vbal_signals {
 	u64 now_ms;
@@ -59,18 +78,21 @@ struct vbal_signals {
 	unsigned long avail_pages;
 	unsigned long free_pages;
 	unsigned long high_wmark_pages;
+	unsigned long above_high_pages;
+	unsigned long cold_pages;
 	unsigned long swapped_out;
-	unsigned long swapped_in;
 	unsigned long refaults;
 	unsigned long alloc_stalls;
-	unsigned long direct_scans;
 };
 
 /**
  * struct vbal_verdict - the guard's answer
  * @grant_pages: so much may be inflated now; 0 means hold
  * @reclaim: beyond free memory: clean page cache has to be dropped for it
- * @state: what to tell people when @grant_pages is 0
+ * @state: what to tell people when @grant_pages is 0. VBAL_STATE_INFLATING is
+ *	a pause between two portions of page cache
+ * @why: the reason in words, whenever @grant_pages is 0 or @give_back_pages is
+ *	not
  * @retry_ms: when to ask again if @grant_pages is 0
  * @give_back_pages: so much is to be deflated now, whatever the host wants.
  *	Only ever set with DEFLATE_ON_OOM negotiated (virtio 1.2, 5.5.6.1)
@@ -79,23 +101,53 @@ struct vbal_verdict {
 	unsigned long grant_pages;
 	bool reclaim;
 	enum vbal_state state;
+	const char *why;
 	unsigned int retry_ms;
 	unsigned long give_back_pages;
 };
 
 /**
+ * struct vbal_steps - giving back in growing steps
+ * @pages: the last step
+ * @last_ms: when that was
+ */
+struct vbal_steps {
+	unsigned long pages;
+	u64 last_ms;
+};
+
+/**
  * struct vbal_guard - what the guest can spare
- * @lock: protects the settings; never taken in reclaim
- * @policy: READ_ONCE/WRITE_ONCE
+ *
+ * Settings are single words, READ_ONCE/WRITE_ONCE.
+ *
+ * @policy: who wins
  * @may_give_back: DEFLATE_ON_OOM negotiated; constant after probe
+ * @total_pages: the guest's memory at probe, the scale of all steps
  * @floor_pages: inflation leaves the guest at least this much memory
  * @reserve_pages: inflation leaves at least this much available
- * @backoff_ms: present pause; size worker
- * @last: the signals of the last decision; size worker
- * @last_valid: @last has been filled
- * @pressure_until_ms: no inflation before; size worker and OOM notifier
- * @oom_step_pages: next step of the OOM notifier
- * @oom_last_ms: when it gave back last
+ * @backoff_ms: present pause after failed allocations; size worker
+ * @mark: the signals at the start of the present window; size worker
+ * @marked: @mark has been filled; size worker
+ * @dropped_pages: page cache granted since @mark; size worker
+ * @portion_pages: the present portion of page cache; size worker
+ * @portion_end_pages: what the balloon holds when it is used up; size worker
+ * @portion_after_ms: no new portion before; size worker
+ * @pressure: what was seen last; size worker
+ * @unanswered: pressure that vbal_guard_watch() has yet to answer; size worker
+ * @undo_pages: page cache dropped just before @unanswered; size worker
+ * @hold_ms: present hold-off for pressure; size worker
+ * @hold_until_ms: no inflation before, unless memory becomes plenty; size
+ *	worker
+ * @give_back: steps of vbal_guard_watch(); size worker
+ * @oom: steps of the OOM notifier, which is serialised by the kernel
+ * @settle_ms: present hold-off after giving back; WRITE_ONCE, a lost update
+ *	costs one doubling
+ * @settle_until_ms: no inflation before, whatever is free; size worker and
+ *	OOM notifier
+ * @shrinker: tells that the kernel has begun to reclaim
+ * @wake: wakes the size worker; NULL while @shrinker is not registered
+ * @woken_at: jiffies of the last wake; any reclaiming task
  * @nr_oom_events: OOM notifications answered
  * @nr_oom_pages: pages given back by them
  * @nr_pressure_events: times that pressure stopped inflation
@@ -103,19 +155,34 @@ struct vbal_verdict {
  * @nr_give_back_pages: pages given back under pressure, OOM not counted
  */
 struct vbal_guard {
-	struct mutex lock;
 	enum vbal_policy policy;
 	bool may_give_back;
+	unsigned long total_pages;
 	unsigned long floor_pages;
 	unsigned long reserve_pages;
 
 	unsigned int backoff_ms;
-	struct vbal_signals last;
-	bool last_valid;
-	u64 pressure_until_ms;
+	struct vbal_signals mark;
+	bool marked;
+	unsigned long dropped_pages;
+	unsigned long portion_pages;
+	unsigned long portion_end_pages;
+	u64 portion_after_ms;
+	enum vbal_pressure pressure;
+	enum vbal_pressure unanswered;
+	unsigned long undo_pages;
+	unsigned int hold_ms;
+	u64 hold_until_ms;
+	struct vbal_steps give_back;
 
-	unsigned long oom_step_pages;
-	u64 oom_last_ms;
+	struct vbal_steps oom;
+	unsigned int settle_ms;
+	atomic64_t settle_until_ms;
+
+	struct vbal_shrinker shrinker;
+	void (*wake)(struct vbal_guard *g);
+	unsigned long woken_at;
+
 	unsigned long nr_oom_events;
 	unsigned long nr_oom_pages;
 	unsigned long nr_pressure_events;
@@ -123,8 +190,7 @@ struct vbal_guard {
 	unsigned long nr_give_back_pages;
 };
 
-/* module parameters and setters; text such as "128M" or "5%" */
-int vbal_guard_params_check(void);
+/* settings; sizes are text such as "128M" or "5%" */
 void vbal_guard_init(struct vbal_guard *g, unsigned long total_pages,
 		     bool may_give_back);
 int vbal_guard_set_floor(struct vbal_guard *g, const char *text,
@@ -132,8 +198,16 @@ int vbal_guard_set_floor(struct vbal_guard *g, const char *text,
 int vbal_guard_set_reserve(struct vbal_guard *g, const char *text,
 			   unsigned long total_pages);
 int vbal_guard_set_policy(struct vbal_guard *g, const char *text);
+int vbal_guard_parse_size(const char *text, unsigned long total_pages,
+			  unsigned long *nr_pages);
+unsigned long vbal_guard_default_floor(unsigned long total_pages);
+unsigned long vbal_guard_default_reserve(unsigned long total_pages);
 const char *vbal_guard_policy_name(enum vbal_policy policy);
 const char *vbal_state_name(enum vbal_state state);
+
+/* life: between start and stop @wake may be called from reclaim */
+int vbal_guard_start(struct vbal_guard *g, void (*wake)(struct vbal_guard *g));
+void vbal_guard_stop(struct vbal_guard *g);
 
 /* size worker */
 void vbal_guard_sample(struct vbal_signals *s, unsigned long held_pages,
