@@ -58,10 +58,11 @@
 #include "balloon_hint.h"
 #include "balloon_pages.h"
 #include "balloon_stats.h"
+#include "balloon_sysfs.h"
 #include "balloon_virtio.h"
 
 /* actual is written and num_pages read again this often while moving. */
-#define VBAL_SLICE_MS		100
+#define VBAL_SLICE_MS 100
 
 /**
  * enum vbal_transfer - the parameter transfer=
@@ -84,6 +85,7 @@ enum vbal_transfer {
  * @hint: free page hinting
  * @report: free page reporting
  * @stats: the host's statistics
+ * @debug: what debugfs shows
  * @ranges: ranges are in use; constant while connected
  * @ram_pages: the guest's RAM at probe, the limit for targets
  * @wq: runs @size_work
@@ -96,11 +98,13 @@ enum vbal_transfer {
  * @nr_recoveries: resets so far, for the pause before the next
  * @free_batches: the worker's batches not in use; size worker
  * @busy_batches: the worker's batches in flight, oldest first; size worker
- * @busy_pages: pages in @busy_batches; size worker
+ * @busy_pages: pages in @busy_batches on their way in, less those on their way
+ *	out; size worker
  * @target_frames: what the host asked for last; written by the size worker
  * @actual_frames: what the host was told last; written by the size worker
  * @state: what the balloon does; written by the size worker
  * @state_since_ms: since when (monotonic clock)
+ * @why: and why, a constant phrase
  * @retry_at_ms: no new attempt at an unchanged target before; size worker
  * @resize_start_ns: when the present resize began, 0 between resizes
  * @resize_from_pages: what was held then
@@ -118,6 +122,7 @@ struct vbal_dev {
 	struct vbal_hint hint;
 	struct vbal_report report;
 	struct vbal_stats stats;
+	struct vbal_debug debug;
 
 	bool ranges;
 	unsigned long ram_pages;
@@ -133,11 +138,12 @@ struct vbal_dev {
 
 	struct list_head free_batches;
 	struct list_head busy_batches;
-	unsigned long busy_pages;
+	long busy_pages;
 	u32 target_frames;
 	u32 actual_frames;
 	enum vbal_state state;
 	u64 state_since_ms;
+	const char *why;
 	u64 retry_at_ms;
 	u64 resize_start_ns;
 	unsigned long resize_from_pages;

@@ -9,18 +9,20 @@
 
 #include <linux/mm.h>
 #include <linux/mmzone.h>
+#include <linux/page_reporting.h>
 #include <linux/shrinker.h>
 #include <linux/version.h>
 #include <linux/virtio.h>
 #include <linux/virtio_balloon.h>
 #include <linux/virtio_config.h>
+#include <linux/vmstat.h>
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0)
 #error "vballoon needs Linux 6.1 or newer"
 #endif
 
 /* v7.0: <linux/balloon.h> replaces <linux/balloon_compaction.h> */
-#if __has_include(<linux/balloon.h>)
+#ifdef VBAL_HAVE_BALLOON_H
 #include <linux/balloon.h>
 #else
 #include <linux/balloon_compaction.h>
@@ -29,9 +31,9 @@
 /* v6.8: MAX_PAGE_ORDER, the largest order; MAX_ORDER was one more until v6.4 */
 #ifndef MAX_PAGE_ORDER
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
-#define MAX_PAGE_ORDER		(MAX_ORDER - 1)
+#define MAX_PAGE_ORDER (MAX_ORDER - 1)
 #else
-#define MAX_PAGE_ORDER		MAX_ORDER
+#define MAX_PAGE_ORDER MAX_ORDER
 #endif
 #endif
 
@@ -43,7 +45,7 @@ struct virtqueue_info {
 	bool ctx;
 };
 
-#define VBAL_COMPAT_MAX_VQS	8
+#define VBAL_COMPAT_MAX_VQS 8
 
 static inline int vbal_compat_find_vqs(struct virtio_device *vdev,
 				       unsigned int nvqs,
@@ -63,17 +65,59 @@ static inline int vbal_compat_find_vqs(struct virtio_device *vdev,
 	}
 	return virtio_find_vqs(vdev, nvqs, vqs, callbacks, names, desc);
 }
-#define virtio_find_vqs		vbal_compat_find_vqs
+#define virtio_find_vqs vbal_compat_find_vqs
 #endif
 
 /* v6.12: statistics tags 10 to 15 */
 #ifndef VIRTIO_BALLOON_S_OOM_KILL
-#define VIRTIO_BALLOON_S_OOM_KILL	10
-#define VIRTIO_BALLOON_S_ALLOC_STALL	11
-#define VIRTIO_BALLOON_S_ASYNC_SCAN	12
-#define VIRTIO_BALLOON_S_DIRECT_SCAN	13
-#define VIRTIO_BALLOON_S_ASYNC_RECLAIM	14
-#define VIRTIO_BALLOON_S_DIRECT_RECLAIM	15
+#define VIRTIO_BALLOON_S_OOM_KILL 10
+#define VIRTIO_BALLOON_S_ALLOC_STALL 11
+#define VIRTIO_BALLOON_S_ASYNC_SCAN 12
+#define VIRTIO_BALLOON_S_DIRECT_SCAN 13
+#define VIRTIO_BALLOON_S_ASYNC_RECLAIM 14
+#define VIRTIO_BALLOON_S_DIRECT_RECLAIM 15
+#endif
+
+/* v7.0: ballooned pages are counted per node, under nr_balloon_pages */
+static inline void vbal_mod_balloon_pages(struct page *page, long nr_pages)
+{
+#ifdef VBAL_HAVE_NR_BALLOON_PAGES
+	mod_node_page_state(page_pgdat(page), NR_BALLOON_PAGES, nr_pages);
+#endif
+}
+
+/* v7.0: the core puts the new page on the list and lets go of the old one */
+static inline void vbal_balloon_page_swap(struct balloon_dev_info *bdi,
+					  struct page *newpage,
+					  struct page *page)
+{
+#ifndef VBAL_HAVE_BALLOON_H
+	unsigned long flags;
+
+	get_page(newpage);
+	spin_lock_irqsave(&bdi->pages_lock, flags);
+	balloon_page_insert(bdi, newpage);
+	bdi->isolated_pages--;
+	__count_vm_event(BALLOON_MIGRATE);
+	spin_unlock_irqrestore(&bdi->pages_lock, flags);
+	balloon_page_finalize(page);
+	put_page(page);
+#endif
+}
+
+/* v7.0: the counters of page reclaim are node statistics, no longer events */
+#ifdef VBAL_HAVE_NODE_PGSCAN
+#define vbal_reclaim_event(events, item) \
+	((void)(events), global_node_page_state(item))
+#else
+#define vbal_reclaim_event(events, item) ((events)[item])
+#endif
+
+/* v7.0: the default order of reports is a value of its own, no longer 0 */
+#ifdef PAGE_REPORTING_ORDER_UNSPECIFIED
+#define VBAL_REPORTING_ORDER PAGE_REPORTING_ORDER_UNSPECIFIED
+#else
+#define VBAL_REPORTING_ORDER 0
 #endif
 
 /*
@@ -85,7 +129,8 @@ struct vbal_shrinker {
 	struct shrinker *shrinker;
 };
 
-static inline int vbal_shrinker_register(struct vbal_shrinker *vs,
+static inline int vbal_shrinker_register(
+	struct vbal_shrinker *vs,
 	unsigned long (*count)(struct shrinker *s, struct shrink_control *sc),
 	unsigned long (*scan)(struct shrinker *s, struct shrink_control *sc),
 	void *priv)
@@ -116,7 +161,8 @@ struct vbal_shrinker {
 	void *priv;
 };
 
-static inline int vbal_shrinker_register(struct vbal_shrinker *vs,
+static inline int vbal_shrinker_register(
+	struct vbal_shrinker *vs,
 	unsigned long (*count)(struct shrinker *s, struct shrink_control *sc),
 	unsigned long (*scan)(struct shrinker *s, struct shrink_control *sc),
 	void *priv)

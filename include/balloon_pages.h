@@ -12,15 +12,15 @@
 #include "balloon_compat.h"
 
 /* The device counts in frames of 4 KiB, whatever the guest's page size. */
-#define VBAL_FRAMES_PER_PAGE	(PAGE_SIZE >> VIRTIO_BALLOON_PFN_SHIFT)
+#define VBAL_FRAMES_PER_PAGE (PAGE_SIZE >> VIRTIO_BALLOON_PFN_SHIFT)
 
 /*
  * Held as they are: blocks of 2 MiB (a huge page of the usual host) and more.
  * Anything smaller is held as single pages, which compaction can move.
  */
-#define VBAL_BLOCK_ORDER	(ilog2(SZ_2M) - PAGE_SHIFT)
-#define VBAL_MAX_ORDER		MAX_PAGE_ORDER
-#define VBAL_NR_ORDERS		(VBAL_MAX_ORDER + 1)
+#define VBAL_BLOCK_ORDER (ilog2(SZ_2M) - PAGE_SHIFT)
+#define VBAL_MAX_ORDER MAX_PAGE_ORDER
+#define VBAL_NR_ORDERS (VBAL_MAX_ORDER + 1)
 
 /**
  * enum vbal_mode - how a page travelled to the host
@@ -50,6 +50,7 @@ struct vbal_blocks {
 
 /**
  * struct vbal_bag - what is held of one mode
+ * @mode: which mode; constant
  * @blocks: blocks of VBAL_BLOCK_ORDER and more, by order; under vbal_pages.lock
  * @nr_blocks: entries of each of @blocks; under vbal_pages.lock
  * @singles: single pages, kept by the kernel's balloon core so that they can
@@ -58,6 +59,7 @@ struct vbal_blocks {
  *	the core moves pages under its own lock
  */
 struct vbal_bag {
+	enum vbal_mode mode;
 	struct list_head blocks[VBAL_NR_ORDERS];
 	unsigned long nr_blocks[VBAL_NR_ORDERS];
 	struct balloon_dev_info singles;
@@ -127,14 +129,16 @@ void vbal_pages_hold(struct vbal_pages *vp, struct vbal_blocks *in,
 enum vbal_mode vbal_pages_choose(struct vbal_pages *vp, unsigned long nr_pages);
 unsigned long vbal_pages_pick(struct vbal_pages *vp, enum vbal_mode mode,
 			      unsigned long nr_pages, struct vbal_blocks *out);
+void vbal_pages_put_back(struct vbal_pages *vp, struct vbal_blocks *in,
+			 enum vbal_mode mode);
 void vbal_pages_free(struct vbal_pages *vp, struct vbal_blocks *in);
 void vbal_pages_discard(struct vbal_blocks *in);
 unsigned long vbal_pages_isolated(struct vbal_pages *vp);
 void vbal_pages_migrated(struct vbal_pages *vp, struct balloon_dev_info *bdi,
 			 struct page *newpage, struct page *page);
 
-int vbal_pages_probe_uncleared(void);
-bool vbal_pages_uncleared(void);
+gfp_t vbal_pages_gfp_block(void);
+void vbal_pages_probe_uncleared(void);
 
 static inline unsigned int vbal_block_order(const struct page *page)
 {

@@ -17,15 +17,15 @@ struct vbal_dev;
  * Firecracker never returns a buffer of more PFNs, Cloud Hypervisor ignores
  * one: 256 and one descriptor each is what every host understands.
  */
-#define VBAL_PFNS_PER_BUF	256
+#define VBAL_PFNS_PER_BUF 256
 /* One notification for 32 MiB; Firecracker merges over 8 buffers. */
-#define VBAL_BUFS_PER_BATCH	32
-#define VBAL_PFNS_PER_BATCH	(VBAL_PFNS_PER_BUF * VBAL_BUFS_PER_BATCH)
-#define VBAL_RANGES_PER_BATCH	32
+#define VBAL_BUFS_PER_BATCH 32
+#define VBAL_PFNS_PER_BATCH (VBAL_PFNS_PER_BUF * VBAL_BUFS_PER_BATCH)
+#define VBAL_RANGES_PER_BATCH 32
 /* Together they fill QEMU's ring of 128. */
-#define VBAL_NR_BATCHES		4
+#define VBAL_NR_BATCHES 4
 /* Shorter ranges gain nothing over PFNs: as many pages to a request. */
-#define VBAL_RANGE_MIN_ORDER	3
+#define VBAL_RANGE_MIN_ORDER 3
 
 /**
  * enum vbal_vq_id - the device's queues, in its order (virtio 1.2, 5.5.2)
@@ -50,6 +50,7 @@ enum vbal_vq_id {
  * @vq: the virtqueue, NULL when the device has none; constant while live
  * @lock: serialises all that is done with @vq. Innermost, never held while
  *	notifying or waiting
+ * @quiet: interrupts are wanted only while somebody waits; constant
  * @wait: woken by the host's interrupt and by who reaps for others
  * @nr_in_flight: buffers the host has; under @lock
  * @progress_jiffies: when a buffer came back last; READ_ONCE
@@ -60,6 +61,7 @@ enum vbal_vq_id {
 struct vbal_vq {
 	struct virtqueue *vq;
 	spinlock_t lock;
+	bool quiet;
 	wait_queue_head_t wait;
 	unsigned int nr_in_flight;
 	unsigned long progress_jiffies;
@@ -111,8 +113,10 @@ struct vbal_batch {
 /**
  * struct vbal_wire - everything between this driver and the host
  * @q: the queues
- * @dead: the device was reset or is gone: nothing is submitted any more and
- *	every wait ends. Set once, by vbal_wire_kill(); READ_ONCE
+ * @closed: nothing is submitted any more; set by vbal_wire_kill() before the
+ *	reset. READ_ONCE
+ * @dead: the device was reset: it touches nothing of ours any more, and every
+ *	wait ends. READ_ONCE
  * @stopping: the driver goes: a host that is silent for VBAL_GRACE_MS is given
  *	up. READ_ONCE
  * @kill_lock: one reset only
@@ -129,6 +133,7 @@ struct vbal_batch {
  */
 struct vbal_wire {
 	struct vbal_vq q[VBAL_NR_VQS];
+	bool closed;
 	bool dead;
 	bool stopping;
 	struct mutex kill_lock;
@@ -147,7 +152,7 @@ struct vbal_wire {
 };
 
 /* How long a silent host may hold up the driver's end. */
-#define VBAL_GRACE_MS		5000
+#define VBAL_GRACE_MS 5000
 
 int vbal_wire_alloc(struct vbal_dev *vb);
 void vbal_wire_free(struct vbal_dev *vb);
@@ -158,14 +163,21 @@ bool vbal_wire_usable(struct vbal_dev *vb, enum vbal_vq_id id);
 
 void vbal_wire_room(struct vbal_dev *vb, const struct vbal_batch *batch,
 		    enum vbal_mode mode, struct vbal_want *want);
+bool vbal_wire_ranges_usable(struct vbal_dev *vb);
 int __must_check vbal_wire_load(struct vbal_dev *vb, struct vbal_batch *batch,
 				enum vbal_vq_id id);
-int __must_check vbal_wire_submit(struct vbal_dev *vb, struct vbal_batch *batch);
+int __must_check vbal_wire_submit(struct vbal_dev *vb,
+				  struct vbal_batch *batch);
 int __must_check vbal_wire_try_submit(struct vbal_dev *vb,
 				      struct vbal_batch *batch);
+unsigned int vbal_wire_free_pfns(struct vbal_dev *vb,
+				 const struct vbal_batch *batch,
+				 enum vbal_vq_id id);
 bool vbal_wire_done(struct vbal_dev *vb, struct vbal_batch *batch);
 int __must_check vbal_wire_wait(struct vbal_dev *vb, struct vbal_batch *batch);
 int __must_check vbal_wire_drain(struct vbal_dev *vb, enum vbal_vq_id id);
+int __must_check vbal_wire_swap(struct vbal_dev *vb, enum vbal_mode mode,
+				struct page *newpage, struct page *page);
 int __must_check vbal_wire_report(struct vbal_dev *vb, struct scatterlist *sg,
 				  unsigned int nents);
 

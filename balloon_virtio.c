@@ -1,0 +1,1000 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The wire: virtqueues, buffers in flight, config space. Decides neither how
+ * much nor which page.
+ *
+ * Many requests are in flight, each at most one descriptor of 256 PFNs, with
+ * one notification for many: the shape that every known host understands.
+ * Whoever waits reaps the used buffers of all others too; a buffer's token says
+ * whose it was. A wait ends with the condition, with a broken queue, or with
+ * the device's reset; while the driver goes, a silent host is reset.
+ */
+#include "balloon.h"
+
+#include <linux/jiffies.h>
+#include <linux/list_sort.h>
+#include <linux/slab.h>
+
+static_assert(VBAL_PFNS_PER_BUF * sizeof(__virtio32) <= PAGE_SIZE);
+static_assert(VBAL_PFNS_PER_BUF % VBAL_FRAMES_PER_PAGE == 0);
+static_assert(VBAL_BUFS_PER_BATCH *VBAL_NR_BATCHES <= 128);
+static_assert(sizeof(struct virtio_balloon_config) == 16);
+
+/* The queue wakes whoever waits; hard interrupt. */
+static void vbal_vq_used(struct virtqueue *vq)
+{
+	struct vbal_dev *vb = vq->vdev->priv;
+	unsigned int id;
+
+	for (id = 0; id < VBAL_NR_VQS; id++) {
+		struct vbal_vq *q = &vb->wire.q[id];
+
+		if (q->vq != vq)
+			continue;
+		WRITE_ONCE(q->nr_interrupts, q->nr_interrupts + 1);
+		wake_up_all(&q->wait);
+		if (id == VBAL_VQ_STATS)
+			vbal_stats_requested(vb);
+		if (id == VBAL_VQ_HINT)
+			vbal_hint_used(vb);
+		return;
+	}
+}
+
+/* Queues in the device's order; optional ones exist when their bit is offered. */
+static const struct {
+	const char *name;
+	int feature;
+	bool quiet;
+} vbal_vq_table[VBAL_NR_VQS] = {
+	[VBAL_VQ_INFLATE] = { "inflate", -1, true },
+	[VBAL_VQ_DEFLATE] = { "deflate", -1, true },
+	[VBAL_VQ_STATS] = { "stats", VIRTIO_BALLOON_F_STATS_VQ, false },
+	[VBAL_VQ_HINT] = { "free_page", VIRTIO_BALLOON_F_FREE_PAGE_HINT,
+			   false },
+	[VBAL_VQ_REPORT] = { "reporting", VIRTIO_BALLOON_F_REPORTING, true },
+};
+
+static struct vbal_batch *vbal_batch_alloc(unsigned int max_bufs)
+{
+	struct vbal_batch *batch;
+
+	batch = kzalloc(struct_size(batch, pfns, max_bufs * VBAL_PFNS_PER_BUF),
+			GFP_KERNEL);
+	if (!batch)
+		return NULL;
+	INIT_LIST_HEAD(&batch->node);
+	vbal_blocks_init(&batch->blocks);
+	batch->max_bufs = max_bufs;
+	return batch;
+}
+
+/**
+ * vbal_wire_alloc() - allocate all that the wire will ever need
+ * @vb: the device
+ *
+ * Context: Probe.
+ * Return: 0 or -ENOMEM; vbal_wire_free() undoes either.
+ */
+int vbal_wire_alloc(struct vbal_dev *vb)
+{
+	struct vbal_wire *wire = &vb->wire;
+	unsigned int i;
+
+	mutex_init(&wire->kill_lock);
+	mutex_init(&wire->oom_lock);
+	mutex_init(&wire->mig_lock);
+	wire->closed = true;
+	wire->dead = true;
+	for (i = 0; i < VBAL_NR_VQS; i++) {
+		spin_lock_init(&wire->q[i].lock);
+		init_waitqueue_head(&wire->q[i].wait);
+		wire->q[i].quiet = vbal_vq_table[i].quiet;
+	}
+	for (i = 0; i < VBAL_NR_BATCHES; i++) {
+		wire->batch[i] = vbal_batch_alloc(VBAL_BUFS_PER_BATCH);
+		if (!wire->batch[i])
+			return -ENOMEM;
+	}
+	wire->oom_batch = vbal_batch_alloc(VBAL_BUFS_PER_BATCH);
+	wire->mig_give = vbal_batch_alloc(1);
+	wire->mig_take = vbal_batch_alloc(1);
+	wire->report_batch = vbal_batch_alloc(1);
+	if (!wire->oom_batch || !wire->mig_give || !wire->mig_take ||
+	    !wire->report_batch)
+		return -ENOMEM;
+	return 0;
+}
+
+/**
+ * vbal_wire_free() - free what vbal_wire_alloc() allocated
+ * @vb: the device, disconnected
+ *
+ * Context: Probe that failed, remove.
+ */
+void vbal_wire_free(struct vbal_dev *vb)
+{
+	struct vbal_wire *wire = &vb->wire;
+	unsigned int i;
+
+	for (i = 0; i < VBAL_NR_BATCHES; i++)
+		kfree(wire->batch[i]);
+	kfree(wire->oom_batch);
+	kfree(wire->mig_give);
+	kfree(wire->mig_take);
+	kfree(wire->report_batch);
+}
+
+/*
+ * A queue exists when its feature is offered, negotiated or not: one that is
+ * declined needs a name all the same, or those after it would move up by one.
+ */
+static int vbal_wire_find_vqs(struct vbal_dev *vb, unsigned int nr_vqs)
+{
+	struct virtqueue_info info[VBAL_NR_VQS] = {};
+	struct virtqueue *vqs[VBAL_NR_VQS] = {};
+	u64 offered = vb->vdev->config->get_features(vb->vdev);
+	unsigned int id;
+	int ret;
+
+	for (id = 0; id < nr_vqs; id++) {
+		int feature = vbal_vq_table[id].feature;
+
+		if (feature >= 0 && !(offered & BIT_ULL(feature)))
+			continue;
+		info[id].name = vbal_vq_table[id].name;
+		if (feature < 0 || vbal_has(vb, feature))
+			info[id].callback = vbal_vq_used;
+	}
+	ret = virtio_find_vqs(vb->vdev, nr_vqs, vqs, info, NULL);
+	if (ret)
+		return ret;
+	for (id = 0; id < nr_vqs; id++) {
+		struct vbal_vq *q = &vb->wire.q[id];
+
+		q->vq = info[id].callback ? vqs[id] : NULL;
+		q->nr_in_flight = 0;
+		q->progress_jiffies = jiffies;
+	}
+	return 0;
+}
+
+/*
+ * What freed memory looks like in this guest; the device leaves it alone then
+ * (virtio 1.2, 5.5.6.6). Set before DRIVER_OK and never changed after.
+ */
+static void vbal_wire_set_poison(struct vbal_dev *vb)
+{
+	u32 poison_val = 0;
+
+	if (!vbal_has(vb, VIRTIO_BALLOON_F_PAGE_POISON))
+		return;
+	if (!want_init_on_free())
+		memset(&poison_val, PAGE_POISON, sizeof(poison_val));
+	virtio_cwrite_le(vb->vdev, struct virtio_balloon_config, poison_val,
+			 &poison_val);
+}
+
+/**
+ * vbal_wire_ranges_usable() - does a reported range leave the guest
+ * @vb: the device, connected
+ *
+ * Not where freed pages are poisoned: a device that knows poison_val keeps
+ * reported pages then.
+ *
+ * Return: true when blocks may travel by VBAL_MODE_RANGE.
+ */
+bool vbal_wire_ranges_usable(struct vbal_dev *vb)
+{
+	if (!vbal_wire_usable(vb, VBAL_VQ_REPORT))
+		return false;
+	return want_init_on_free() || !page_poisoning_enabled_static();
+}
+
+/* Buffers that the host had when the device was reset never come back. */
+static void vbal_wire_forget(struct vbal_wire *wire)
+{
+	unsigned int i;
+
+	for (i = 0; i < VBAL_NR_BATCHES; i++)
+		wire->batch[i]->token.nr_pending = 0;
+	wire->oom_batch->token.nr_pending = 0;
+	wire->mig_give->token.nr_pending = 0;
+	wire->mig_take->token.nr_pending = 0;
+	wire->report_batch->token.nr_pending = 0;
+}
+
+/**
+ * vbal_wire_connect() - find the queues
+ * @vb: the device, features negotiated, before DRIVER_OK
+ *
+ * A device that offers features without their queues is used without them.
+ *
+ * Context: Probe, restore. Takes vbal_dev.life as held.
+ * Return: 0 or what find_vqs said.
+ */
+int vbal_wire_connect(struct vbal_dev *vb)
+{
+	struct vbal_wire *wire = &vb->wire;
+	int ret;
+
+	ret = vbal_wire_find_vqs(vb, VBAL_NR_VQS);
+	if (ret) {
+		dev_warn(
+			&vb->vdev->dev,
+			"no queues for all offered features (%d), trying without the optional ones\n",
+			ret);
+		ret = vbal_wire_find_vqs(vb, VBAL_VQ_STATS);
+	}
+	if (ret)
+		return ret;
+
+	wire->max_ranges = 0;
+	if (wire->q[VBAL_VQ_REPORT].vq) {
+		unsigned int size =
+			virtqueue_get_vring_size(wire->q[VBAL_VQ_REPORT].vq);
+
+		wire->max_ranges = clamp_t(unsigned int, size / 2, 1,
+					   VBAL_RANGES_PER_BATCH);
+	}
+	vbal_wire_set_poison(vb);
+	vbal_wire_forget(wire);
+	wire->actual_known = false;
+	wire->stopping = false;
+	wire->closed = false;
+	wire->dead = false;
+	return 0;
+}
+
+/**
+ * vbal_wire_disconnect() - delete the queues
+ * @vb: the device, dead
+ *
+ * Context: Remove, freeze. Waits for a migration or OOM notification under
+ * way; both see a dead device and end.
+ */
+void vbal_wire_disconnect(struct vbal_dev *vb)
+{
+	struct vbal_wire *wire = &vb->wire;
+	unsigned int id;
+
+	mutex_lock(&wire->oom_lock);
+	mutex_lock(&wire->mig_lock);
+	for (id = 0; id < VBAL_NR_VQS; id++) {
+		struct vbal_vq *q = &wire->q[id];
+
+		spin_lock_irq(&q->lock);
+		q->vq = NULL;
+		q->nr_in_flight = 0;
+		spin_unlock_irq(&q->lock);
+	}
+	vb->vdev->config->del_vqs(vb->vdev);
+	mutex_unlock(&wire->mig_lock);
+	mutex_unlock(&wire->oom_lock);
+}
+
+/**
+ * vbal_wire_kill() - reset the device and end every wait
+ * @vb: the device
+ *
+ * Waits end only after the reset: from then on the device touches no page.
+ *
+ * Context: Process context. May be called by many, resets once.
+ */
+void vbal_wire_kill(struct vbal_dev *vb)
+{
+	struct vbal_wire *wire = &vb->wire;
+	unsigned int id;
+
+	mutex_lock(&wire->kill_lock);
+	if (!wire->dead) {
+		WRITE_ONCE(wire->closed, true);
+		virtio_reset_device(vb->vdev);
+		WRITE_ONCE(wire->dead, true);
+		for (id = 0; id < VBAL_NR_VQS; id++)
+			wake_up_all(&wire->q[id].wait);
+	}
+	mutex_unlock(&wire->kill_lock);
+}
+
+static bool vbal_vq_usable(struct vbal_dev *vb, struct vbal_vq *q)
+{
+	struct virtqueue *vq = READ_ONCE(q->vq);
+
+	return vq && !READ_ONCE(vb->wire.closed) && !virtqueue_is_broken(vq);
+}
+
+/**
+ * vbal_wire_usable() - can a queue be used
+ * @vb: the device
+ * @id: which queue
+ *
+ * Return: false when there is no such queue, or it broke, or the device is
+ * being reset.
+ */
+bool vbal_wire_usable(struct vbal_dev *vb, enum vbal_vq_id id)
+{
+	return vbal_vq_usable(vb, &vb->wire.q[id]);
+}
+
+static int vbal_vq_add_locked(struct vbal_dev *vb, struct vbal_vq *q,
+			      struct scatterlist *sg, unsigned int nents,
+			      bool out, struct vbal_token *token)
+{
+	int ret;
+
+	lockdep_assert_held(&q->lock);
+	if (!vbal_vq_usable(vb, q))
+		return -EIO;
+	/* GFP_NOWAIT: nothing is allocated, INDIRECT_DESC is not negotiated. */
+	if (out)
+		ret = virtqueue_add_outbuf(q->vq, sg, nents, token, GFP_NOWAIT);
+	else
+		ret = virtqueue_add_inbuf(q->vq, sg, nents, token, GFP_NOWAIT);
+	if (ret)
+		return ret;
+	WRITE_ONCE(token->nr_pending, token->nr_pending + 1);
+	if (!q->nr_in_flight++)
+		WRITE_ONCE(q->progress_jiffies, jiffies);
+	q->nr_bufs++;
+	return 0;
+}
+
+static int vbal_vq_add(struct vbal_dev *vb, struct vbal_vq *q,
+		       struct scatterlist *sg, unsigned int nents, bool out,
+		       struct vbal_token *token)
+{
+	unsigned long flags;
+	int ret;
+
+	spin_lock_irqsave(&q->lock, flags);
+	ret = vbal_vq_add_locked(vb, q, sg, nents, out, token);
+	spin_unlock_irqrestore(&q->lock, flags);
+	return ret;
+}
+
+/**
+ * vbal_vq_add_out() - queue a buffer that the device reads
+ * @vb: the device
+ * @q: the queue
+ * @sg: the buffer
+ * @nents: entries of @sg
+ * @token: counts the buffer until the host has used it
+ *
+ * Context: Any; takes @q->lock. Follow with vbal_vq_notify().
+ * Return: 0, -ENOSPC when the ring is full, -EIO when the device is broken.
+ */
+int vbal_vq_add_out(struct vbal_dev *vb, struct vbal_vq *q,
+		    struct scatterlist *sg, unsigned int nents,
+		    struct vbal_token *token)
+{
+	return vbal_vq_add(vb, q, sg, nents, true, token);
+}
+
+/**
+ * vbal_vq_add_in() - queue a buffer that the device writes, or discards
+ * @vb: the device
+ * @q: the queue
+ * @sg: the buffer
+ * @nents: entries of @sg
+ * @token: counts the buffer until the host has used it
+ *
+ * Context: Any; takes @q->lock. Follow with vbal_vq_notify().
+ * Return: 0, -ENOSPC when the ring is full, -EIO when the device is broken.
+ */
+int vbal_vq_add_in(struct vbal_dev *vb, struct vbal_vq *q,
+		   struct scatterlist *sg, unsigned int nents,
+		   struct vbal_token *token)
+{
+	return vbal_vq_add(vb, q, sg, nents, false, token);
+}
+
+/**
+ * vbal_vq_notify() - tell the host of all buffers queued so far, if it asks
+ * @q: the queue
+ *
+ * Context: Any that may not race with vbal_wire_disconnect().
+ */
+void vbal_vq_notify(struct vbal_vq *q)
+{
+	struct virtqueue *vq;
+	unsigned long flags;
+	bool notify = false;
+
+	spin_lock_irqsave(&q->lock, flags);
+	vq = q->vq;
+	if (vq && !virtqueue_is_broken(vq))
+		notify = virtqueue_kick_prepare(vq);
+	if (notify)
+		q->nr_notify++;
+	spin_unlock_irqrestore(&q->lock, flags);
+	if (notify)
+		virtqueue_notify(vq);
+}
+
+/**
+ * vbal_vq_reap() - take back all buffers that the host has used
+ * @q: the queue
+ *
+ * Used lengths are ignored, as the specification demands of legacy devices and
+ * as nothing but the fact of use matters here.
+ *
+ * Context: Any; takes @q->lock. Wakes the other waiters if anything came back.
+ */
+void vbal_vq_reap(struct vbal_vq *q)
+{
+	unsigned int nr_reaped = 0, len;
+	struct vbal_token *token;
+	unsigned long flags;
+
+	spin_lock_irqsave(&q->lock, flags);
+	if (!q->vq)
+		goto out;
+	if (q->quiet)
+		virtqueue_disable_cb(q->vq);
+	while ((token = virtqueue_get_buf(q->vq, &len))) {
+		/* Pairs with vbal_token_done(). */
+		smp_store_release(&token->nr_pending, token->nr_pending - 1);
+		q->nr_in_flight--;
+		nr_reaped++;
+	}
+	if (nr_reaped)
+		WRITE_ONCE(q->progress_jiffies, jiffies);
+out:
+	spin_unlock_irqrestore(&q->lock, flags);
+	if (nr_reaped)
+		wake_up_all(&q->wait);
+}
+
+/*
+ * Ask for an interrupt: where many are in flight, when most of them are used.
+ * False if something was used meanwhile.
+ */
+static bool vbal_vq_arm(struct vbal_vq *q)
+{
+	unsigned long flags;
+	bool armed = true;
+
+	spin_lock_irqsave(&q->lock, flags);
+	if (q->vq && !virtqueue_is_broken(q->vq))
+		armed = q->nr_in_flight > 4 ?
+				virtqueue_enable_cb_delayed(q->vq) :
+				virtqueue_enable_cb(q->vq);
+	spin_unlock_irqrestore(&q->lock, flags);
+	return armed;
+}
+
+static bool vbal_vq_ready(struct vbal_dev *vb, struct vbal_vq *q,
+			  bool (*cond)(struct vbal_vq *q, void *arg), void *arg)
+{
+	do {
+		vbal_vq_reap(q);
+		if (cond(q, arg) || !vbal_vq_usable(vb, q))
+			return true;
+	} while (!vbal_vq_arm(q));
+	return false;
+}
+
+static bool vbal_vq_silent(struct vbal_vq *q)
+{
+	return time_after(jiffies, READ_ONCE(q->progress_jiffies) +
+					   msecs_to_jiffies(VBAL_GRACE_MS));
+}
+
+/**
+ * vbal_vq_wait() - wait for the host
+ * @vb: the device
+ * @q: the queue
+ * @cond: what is waited for; may be called often
+ * @arg: for @cond
+ *
+ * A queue can break without an interrupt (surprise removal), so it is looked
+ * at once a second; a wait for a slow host costs no more than that.
+ *
+ * Context: Process context, no spinlock. Sleeps idle, so that a slow host is
+ * not taken for a hung task.
+ * Return: 0, or -EIO once the queue is broken or the device was reset.
+ */
+int vbal_vq_wait(struct vbal_dev *vb, struct vbal_vq *q,
+		 bool (*cond)(struct vbal_vq *q, void *arg), void *arg)
+{
+	for (;;) {
+		wait_event_idle_timeout(q->wait,
+					vbal_vq_ready(vb, q, cond, arg), HZ);
+		if (cond(q, arg))
+			return 0;
+		if (!vbal_vq_usable(vb, q)) {
+			/* What it has of us is safe only after a reset. */
+			vbal_wire_kill(vb);
+			return -EIO;
+		}
+		if (READ_ONCE(vb->wire.stopping) && vbal_vq_silent(q)) {
+			dev_warn(
+				&vb->vdev->dev,
+				"the host does not answer, resetting the device\n");
+			vbal_wire_kill(vb);
+		}
+	}
+}
+
+/**
+ * vbal_wire_room() - what fits into one batch
+ * @vb: the device
+ * @batch: the batch
+ * @mode: how it will travel
+ * @want: gets its limits lowered, and the orders that suit @mode
+ *
+ * Context: Size worker.
+ */
+void vbal_wire_room(struct vbal_dev *vb, const struct vbal_batch *batch,
+		    enum vbal_mode mode, struct vbal_want *want)
+{
+	unsigned long max_pages =
+		batch->max_bufs * VBAL_PFNS_PER_BUF / VBAL_FRAMES_PER_PAGE;
+
+	want->max_order = VBAL_MAX_ORDER;
+	if (mode == VBAL_MODE_RANGE) {
+		want->min_order = VBAL_RANGE_MIN_ORDER;
+		want->max_blocks = vb->wire.max_ranges;
+		return;
+	}
+	want->min_order = 0;
+	want->max_blocks = UINT_MAX;
+	want->nr_pages = min(want->nr_pages, max_pages);
+}
+
+static int vbal_batch_add_pfns(struct vbal_dev *vb, struct vbal_batch *batch,
+			       struct page *page, unsigned int order)
+{
+	u64 frame = (u64)page_to_pfn(page) * VBAL_FRAMES_PER_PAGE;
+	u64 end = frame + (VBAL_FRAMES_PER_PAGE << order);
+
+	if (end - 1 > U32_MAX)
+		return -ERANGE;
+	if (batch->nr_pfns + (end - frame) >
+	    batch->max_bufs * VBAL_PFNS_PER_BUF)
+		return -EOVERFLOW;
+	for (; frame < end; frame++)
+		batch->pfns[batch->nr_pfns++] =
+			cpu_to_virtio32(vb->vdev, (u32)frame);
+	return 0;
+}
+
+static int vbal_block_cmp(void *priv, const struct list_head *a,
+			  const struct list_head *b)
+{
+	const struct page *page_a = list_entry(a, struct page, lru);
+	const struct page *page_b = list_entry(b, struct page, lru);
+
+	return page_to_pfn(page_a) > page_to_pfn(page_b);
+}
+
+/* Neighbours become one range: one discard call of the host for all of it. */
+static int vbal_batch_add_range(struct vbal_batch *batch, struct page *page,
+				unsigned int order)
+{
+	struct scatterlist *last = batch->sg + batch->nr_ranges - 1;
+	unsigned int len = PAGE_SIZE << order;
+
+	if (batch->nr_ranges &&
+	    sg_phys(last) + last->length == page_to_phys(page)) {
+		last->length += len;
+		return 0;
+	}
+	if (batch->nr_ranges == ARRAY_SIZE(batch->sg))
+		return -EOVERFLOW;
+	sg_set_page(&batch->sg[batch->nr_ranges++], page, len, 0);
+	return 0;
+}
+
+/**
+ * vbal_wire_load() - write a batch's blocks into its buffers
+ * @vb: the device
+ * @batch: the batch, not in flight, with blocks that vbal_wire_room() allowed
+ * @id: the queue it will travel by; VBAL_VQ_REPORT means VBAL_MODE_RANGE
+ *
+ * Context: Whoever owns the batch.
+ * Return: 0; -ERANGE if a page lies beyond the 16 TiB that 32 bits can name;
+ * -EOVERFLOW if the blocks do not fit.
+ */
+int vbal_wire_load(struct vbal_dev *vb, struct vbal_batch *batch,
+		   enum vbal_vq_id id)
+{
+	struct page *page;
+	int ret = 0;
+
+	batch->id = id;
+	batch->mode = id == VBAL_VQ_REPORT ? VBAL_MODE_RANGE : VBAL_MODE_PFN;
+	batch->nr_pfns = 0;
+	batch->nr_ranges = 0;
+	if (batch->mode == VBAL_MODE_RANGE) {
+		sg_init_table(batch->sg, ARRAY_SIZE(batch->sg));
+		list_sort(NULL, &batch->blocks.list, vbal_block_cmp);
+	}
+	vbal_for_each_block(page, &batch->blocks)
+	{
+		unsigned int order = vbal_block_order(page);
+
+		if (batch->mode == VBAL_MODE_RANGE)
+			ret = vbal_batch_add_range(batch, page, order);
+		else
+			ret = vbal_batch_add_pfns(vb, batch, page, order);
+		if (ret)
+			return ret;
+	}
+	if (batch->nr_ranges)
+		sg_mark_end(&batch->sg[batch->nr_ranges - 1]);
+	return 0;
+}
+
+static unsigned int vbal_batch_nr_bufs(const struct vbal_batch *batch)
+{
+	if (batch->mode == VBAL_MODE_RANGE)
+		return batch->nr_ranges ? 1 : 0;
+	return DIV_ROUND_UP(batch->nr_pfns, VBAL_PFNS_PER_BUF);
+}
+
+/* The @i-th buffer of a batch as a scatterlist; @sg is scratch for it. */
+static struct scatterlist *
+vbal_batch_buf(struct vbal_batch *batch, unsigned int i, struct scatterlist *sg)
+{
+	unsigned int first = i * VBAL_PFNS_PER_BUF;
+	unsigned int nr;
+
+	if (batch->mode == VBAL_MODE_RANGE)
+		return batch->sg;
+	nr = min_t(unsigned int, batch->nr_pfns - first, VBAL_PFNS_PER_BUF);
+	sg_init_one(sg, batch->pfns + first, nr * sizeof(batch->pfns[0]));
+	return sg;
+}
+
+static int vbal_batch_add_buf(struct vbal_dev *vb, struct vbal_batch *batch,
+			      unsigned int i)
+{
+	bool out = batch->mode == VBAL_MODE_PFN;
+	struct scatterlist sg;
+
+	return vbal_vq_add(vb, &vb->wire.q[batch->id],
+			   vbal_batch_buf(batch, i, &sg),
+			   out ? 1 : batch->nr_ranges, out, &batch->token);
+}
+
+static unsigned int vbal_vq_room(struct vbal_vq *q)
+{
+	unsigned int nr_descs = 0;
+	unsigned long flags;
+
+	spin_lock_irqsave(&q->lock, flags);
+	if (q->vq)
+		nr_descs = q->vq->num_free;
+	spin_unlock_irqrestore(&q->lock, flags);
+	return nr_descs;
+}
+
+static bool vbal_cond_room(struct vbal_vq *q, void *arg)
+{
+	return vbal_vq_room(q) >= *(unsigned int *)arg;
+}
+
+/**
+ * vbal_wire_submit() - hand a loaded batch to the host
+ * @vb: the device
+ * @batch: the batch, loaded
+ *
+ * Waits for room in the ring where it has to; one notification at the end.
+ *
+ * Context: Process context, no locks that reclaim could need.
+ * Return: 0; -EIO when the device is broken: then buffers of it may be with
+ * the host, and its blocks stay its own until the device was reset.
+ */
+int vbal_wire_submit(struct vbal_dev *vb, struct vbal_batch *batch)
+{
+	struct vbal_vq *q = &vb->wire.q[batch->id];
+	unsigned int nr_descs = 1;
+	unsigned int i;
+	int ret = 0;
+
+	batch->start_ns = ktime_get_ns();
+	if (batch->mode == VBAL_MODE_RANGE)
+		nr_descs = batch->nr_ranges;
+	for (i = 0; i < vbal_batch_nr_bufs(batch); i++) {
+		while ((ret = vbal_batch_add_buf(vb, batch, i)) == -ENOSPC) {
+			vbal_vq_notify(q);
+			ret = vbal_vq_wait(vb, q, vbal_cond_room, &nr_descs);
+			if (ret)
+				break;
+		}
+		if (ret)
+			break;
+	}
+	vbal_vq_notify(q);
+	return ret;
+}
+
+/**
+ * vbal_wire_try_submit() - hand a loaded batch to the host, all of it or none
+ * @vb: the device
+ * @batch: the batch, loaded, VBAL_MODE_PFN
+ *
+ * Context: OOM notifier; does not sleep.
+ * Return: 0, -ENOSPC when the ring has no room for all of it, -EIO when the
+ * device is broken.
+ */
+int vbal_wire_try_submit(struct vbal_dev *vb, struct vbal_batch *batch)
+{
+	struct vbal_vq *q = &vb->wire.q[batch->id];
+	unsigned int nr_bufs = vbal_batch_nr_bufs(batch);
+	unsigned long flags;
+	unsigned int i;
+	int ret = -EIO;
+
+	batch->start_ns = ktime_get_ns();
+	vbal_vq_reap(q);
+	spin_lock_irqsave(&q->lock, flags);
+	if (vbal_vq_usable(vb, q))
+		ret = q->vq->num_free < nr_bufs ? -ENOSPC : 0;
+	for (i = 0; !ret && i < nr_bufs; i++) {
+		struct scatterlist sg;
+
+		ret = vbal_vq_add_locked(vb, q, vbal_batch_buf(batch, i, &sg),
+					 1, true, &batch->token);
+	}
+	spin_unlock_irqrestore(&q->lock, flags);
+	vbal_vq_notify(q);
+	return ret;
+}
+
+/**
+ * vbal_wire_free_pfns() - what vbal_wire_try_submit() would take now
+ * @vb: the device
+ * @batch: the batch, not in flight
+ * @id: the queue
+ *
+ * Context: OOM notifier; does not sleep.
+ * Return: frames that fit both the batch and the ring.
+ */
+unsigned int vbal_wire_free_pfns(struct vbal_dev *vb,
+				 const struct vbal_batch *batch,
+				 enum vbal_vq_id id)
+{
+	struct vbal_vq *q = &vb->wire.q[id];
+
+	vbal_vq_reap(q);
+	return min(vbal_vq_room(q), batch->max_bufs) * VBAL_PFNS_PER_BUF;
+}
+
+/**
+ * vbal_wire_done() - has the host acknowledged a batch
+ * @vb: the device
+ * @batch: the batch
+ *
+ * Context: Any; takes the queue's lock.
+ * Return: true if none of its buffers is in flight.
+ */
+bool vbal_wire_done(struct vbal_dev *vb, struct vbal_batch *batch)
+{
+	if (!vbal_token_done(&batch->token))
+		vbal_vq_reap(&vb->wire.q[batch->id]);
+	return vbal_token_done(&batch->token);
+}
+
+static bool vbal_cond_token(struct vbal_vq *q, void *arg)
+{
+	return vbal_token_done(arg);
+}
+
+/**
+ * vbal_wire_wait() - wait for the acknowledgement of a batch
+ * @vb: the device
+ * @batch: the batch
+ *
+ * Context: Process context.
+ * Return: 0, or -EIO as from vbal_vq_wait().
+ */
+int vbal_wire_wait(struct vbal_dev *vb, struct vbal_batch *batch)
+{
+	return vbal_vq_wait(vb, &vb->wire.q[batch->id], vbal_cond_token,
+			    &batch->token);
+}
+
+static bool vbal_cond_empty(struct vbal_vq *q, void *arg)
+{
+	return !READ_ONCE(q->nr_in_flight);
+}
+
+/**
+ * vbal_wire_drain() - wait until the host has nothing of a queue
+ * @vb: the device
+ * @id: the queue
+ *
+ * Context: Process context.
+ * Return: 0, or -EIO as from vbal_vq_wait().
+ */
+int vbal_wire_drain(struct vbal_dev *vb, enum vbal_vq_id id)
+{
+	struct vbal_vq *q = &vb->wire.q[id];
+
+	if (vbal_cond_empty(q, NULL))
+		return 0;
+	return vbal_vq_wait(vb, q, vbal_cond_empty, NULL);
+}
+
+static int vbal_batch_set_page(struct vbal_dev *vb, struct vbal_batch *batch,
+			       enum vbal_vq_id id, struct page *page)
+{
+	batch->id = id;
+	batch->nr_pfns = 0;
+	batch->nr_ranges = 0;
+	if (id != VBAL_VQ_REPORT) {
+		batch->mode = VBAL_MODE_PFN;
+		return vbal_batch_add_pfns(vb, batch, page, 0);
+	}
+	batch->mode = VBAL_MODE_RANGE;
+	sg_init_table(batch->sg, 1);
+	return vbal_batch_add_range(batch, page, 0);
+}
+
+/**
+ * vbal_wire_swap() - give one page for another, in one round trip
+ * @vb: the device
+ * @mode: how @page travelled; @newpage will travel alike
+ * @newpage: for the host
+ * @page: back to the guest
+ *
+ * Context: Migration, with vbal_wire.mig_lock held.
+ * Return: 0 when the host has acknowledged all that it has to; -EAGAIN while
+ * deflated pages are in flight, among which @newpage could be; else an error
+ * after which @page is still ballooned. After -EIO the device has been, or is
+ * about to be, reset.
+ */
+int vbal_wire_swap(struct vbal_dev *vb, enum vbal_mode mode,
+		   struct page *newpage, struct page *page)
+{
+	struct vbal_wire *wire = &vb->wire;
+	bool range = mode == VBAL_MODE_RANGE;
+	int ret;
+
+	lockdep_assert_held(&wire->mig_lock);
+	vbal_vq_reap(&wire->q[VBAL_VQ_DEFLATE]);
+	if (wire->stopping || !vbal_cond_empty(&wire->q[VBAL_VQ_DEFLATE], NULL))
+		return -EAGAIN;
+	if (!vbal_token_done(&wire->mig_give->token) ||
+	    !vbal_token_done(&wire->mig_take->token))
+		return -EAGAIN;
+	ret = vbal_batch_set_page(vb, wire->mig_give,
+				  range ? VBAL_VQ_REPORT : VBAL_VQ_INFLATE,
+				  newpage);
+	if (!ret && !range)
+		ret = vbal_batch_set_page(vb, wire->mig_take, VBAL_VQ_DEFLATE,
+					  page);
+	if (ret)
+		return ret;
+	ret = vbal_wire_submit(vb, wire->mig_give);
+	if (!ret && !range)
+		ret = vbal_wire_submit(vb, wire->mig_take);
+	if (!ret)
+		ret = vbal_wire_wait(vb, wire->mig_give);
+	if (!ret && !range)
+		ret = vbal_wire_wait(vb, wire->mig_take);
+	return ret;
+}
+
+/**
+ * vbal_wire_report() - tell the host of free pages and wait for its answer
+ * @vb: the device
+ * @sg: the pages
+ * @nents: entries of @sg
+ *
+ * In pieces of half the ring at most, so that it takes turns with blocks that
+ * travel as ranges.
+ *
+ * Context: The page reporting work only.
+ * Return: 0, or -EIO after the device broke or was reset.
+ */
+int vbal_wire_report(struct vbal_dev *vb, struct scatterlist *sg,
+		     unsigned int nents)
+{
+	struct vbal_batch *batch = vb->wire.report_batch;
+
+	batch->id = VBAL_VQ_REPORT;
+	batch->mode = VBAL_MODE_RANGE;
+	while (nents) {
+		unsigned int i, nr = min(nents, vb->wire.max_ranges);
+		int ret;
+
+		if (!nr)
+			return -EIO;
+		sg_init_table(batch->sg, nr);
+		for (i = 0; i < nr; i++, sg = sg_next(sg))
+			sg_set_page(&batch->sg[i], sg_page(sg), sg->length, 0);
+		batch->nr_ranges = nr;
+		ret = vbal_wire_submit(vb, batch);
+		if (!ret)
+			ret = vbal_wire_wait(vb, batch);
+		if (ret)
+			return ret;
+		nents -= nr;
+	}
+	return 0;
+}
+
+/**
+ * vbal_wire_target_frames() - what the host asks for now
+ * @vb: the device
+ *
+ * Legacy transports read byte by byte: there it is read until it holds still.
+ *
+ * Context: Process context.
+ * Return: num_pages in frames of 4 KiB; what the device says, however absurd.
+ */
+u32 vbal_wire_target_frames(struct vbal_dev *vb)
+{
+	unsigned int tries = 8;
+	u32 nr_frames, again;
+
+	virtio_cread_le(vb->vdev, struct virtio_balloon_config, num_pages,
+			&nr_frames);
+	if (virtio_has_feature(vb->vdev, VIRTIO_F_VERSION_1))
+		return nr_frames;
+	while (tries--) {
+		virtio_cread_le(vb->vdev, struct virtio_balloon_config,
+				num_pages, &again);
+		if (again == nr_frames)
+			break;
+		nr_frames = again;
+	}
+	return nr_frames;
+}
+
+/**
+ * vbal_wire_set_actual() - tell the host the size of the balloon
+ * @vb: the device
+ * @nr_frames: frames of 4 KiB in the balloon
+ *
+ * One write of all four bytes, and only if it is news: QEMU makes an event of
+ * each.
+ *
+ * Context: Size worker, or disconnect after the worker has stopped.
+ */
+void vbal_wire_set_actual(struct vbal_dev *vb, u32 nr_frames)
+{
+	struct vbal_wire *wire = &vb->wire;
+
+	if (READ_ONCE(wire->closed))
+		return;
+	if (wire->actual_known && wire->actual_frames == nr_frames)
+		return;
+	virtio_cwrite_le(vb->vdev, struct virtio_balloon_config, actual,
+			 &nr_frames);
+	wire->actual_frames = nr_frames;
+	wire->actual_known = true;
+}
+
+/**
+ * vbal_wire_hint_cmd() - the host's present free page hint command
+ * @vb: the device, with FREE_PAGE_HINT negotiated
+ *
+ * Context: Process context.
+ * Return: a command id, VIRTIO_BALLOON_CMD_ID_STOP or _DONE.
+ */
+u32 vbal_wire_hint_cmd(struct vbal_dev *vb)
+{
+	u32 cmd;
+
+	virtio_cread_le(vb->vdev, struct virtio_balloon_config,
+			free_page_hint_cmd_id, &cmd);
+	return cmd;
+}
+
+/**
+ * vbal_wire_in_flight() - buffers of a queue that the host has
+ * @vb: the device
+ * @id: the queue
+ *
+ * Context: Any.
+ * Return: their number at this moment.
+ */
+unsigned int vbal_wire_in_flight(struct vbal_dev *vb, enum vbal_vq_id id)
+{
+	return READ_ONCE(vb->wire.q[id].nr_in_flight);
+}
