@@ -43,6 +43,11 @@ struct vbal_hint_slot {
 	struct page *page;
 };
 
+static unsigned long vbal_hint_block_pages(const struct page *page)
+{
+	return 1UL << vbal_block_order(page);
+}
+
 static void vbal_hint_free_block(struct page *page)
 {
 	__free_pages(page, vbal_block_order(page));
@@ -68,12 +73,12 @@ static unsigned long vbal_hint_give_back(struct vbal_hint *h,
 			list_del(&page->lru);
 			WRITE_ONCE(h->ready_pages,
 				   h->ready_pages -
-					   (1UL << vbal_block_order(page)));
+					   vbal_hint_block_pages(page));
 		}
 		spin_unlock(&h->lock);
 		if (!page)
 			break;
-		nr_freed += 1UL << vbal_block_order(page);
+		nr_freed += vbal_hint_block_pages(page);
 		vbal_hint_free_block(page);
 	}
 	return nr_freed;
@@ -83,39 +88,40 @@ static unsigned long vbal_hint_give_back(struct vbal_hint *h,
 static void vbal_hint_collect(struct vbal_hint *h)
 {
 	struct vbal_hint_slot *slot, *next;
+	unsigned long nr_pages;
 
 	list_for_each_entry_safe(slot, next, &h->busy, node) {
 		if (!vbal_token_done(&slot->token))
 			continue;
+		nr_pages = vbal_hint_block_pages(slot->page);
 		spin_lock(&h->lock);
 		list_add_tail(&slot->page->lru, &h->ready);
-		WRITE_ONCE(h->ready_pages,
-			   h->ready_pages +
-				   (1UL << vbal_block_order(slot->page)));
+		WRITE_ONCE(h->ready_pages, h->ready_pages + nr_pages);
 		spin_unlock(&h->lock);
+		WRITE_ONCE(h->busy_pages, h->busy_pages - nr_pages);
 		slot->page = NULL;
 		list_move(&slot->node, &h->idle);
 	}
 }
 
 /*
- * Twice the high watermarks stay free, so that hinting never wakes kswapd; and
- * what the guard spares from the balloon is spared from hinting too.
+ * Once more the high watermarks stay free above what kswapd keeps free anyway;
+ * and what the guard spares from the balloon is spared from hinting too.
  */
 static unsigned long vbal_hint_spare_pages(struct vbal_dev *vb)
 {
 	unsigned long reserve = READ_ONCE(vb->guard.reserve_pages);
-	unsigned long keep;
 	struct vbal_signals s;
 
 	if (READ_ONCE(vb->hint.shrunk))
 		return 0;
 	vbal_guard_sample(&s, vbal_pages_held(&vb->pages),
 			  !vb->pages.adjust_managed);
-	keep = 2 * s.high_wmark_pages;
-	if (s.free_pages <= keep || s.avail_pages <= reserve)
+	if (s.above_high_pages <= s.high_wmark_pages ||
+	    s.avail_pages <= reserve)
 		return 0;
-	return min(s.free_pages - keep, s.avail_pages - reserve);
+	return min(s.above_high_pages - s.high_wmark_pages,
+		   s.avail_pages - reserve);
 }
 
 /*
@@ -162,6 +168,7 @@ static long vbal_hint_add_block(struct vbal_dev *vb, unsigned long spare)
 		return ret;
 	}
 	slot->page = page;
+	WRITE_ONCE(h->busy_pages, h->busy_pages + (1UL << h->order));
 	list_move(&slot->node, &h->busy);
 	return 1L << h->order;
 }
@@ -336,8 +343,9 @@ static int vbal_hint_alloc_slots(struct vbal_hint *h, unsigned int ring_size)
  * vbal_hint_start() - follow the host's command ids
  * @vb: the device
  *
- * Connecting, after virtio_device_ready(). Does nothing without
- * FREE_PAGE_HINT. A failure leaves nothing to be undone.
+ * Connecting, before virtio_device_ready(); vbal_hint_changed() has to follow
+ * after it, because the host may be in the middle of a migration. Does nothing
+ * without FREE_PAGE_HINT. A failure leaves nothing to be undone.
  *
  * Return: 0, or -ENOMEM
  */
@@ -364,8 +372,6 @@ int vbal_hint_start(struct vbal_dev *vb)
 	/* A command from before a reset never comes back. */
 	h->token.nr_pending = 0;
 	WRITE_ONCE(h->running, true);
-	/* The host may be in the middle of a migration. */
-	vbal_hint_changed(vb);
 	return 0;
 }
 
@@ -428,6 +434,7 @@ void vbal_hint_release(struct vbal_dev *vb)
 
 	list_for_each_entry(slot, &h->busy, node)
 		vbal_hint_free_block(slot->page);
+	WRITE_ONCE(h->busy_pages, 0);
 	INIT_LIST_HEAD(&h->busy);
 	INIT_LIST_HEAD(&h->idle);
 	kvfree(h->slot);

@@ -43,6 +43,7 @@ struct vbal_hint_slot;
  * @nr_slots: entries of @slot
  * @idle: slots without a block; @work
  * @busy: slots whose blocks the host may discard; @work
+ * @busy_pages: pages in @busy; changed in @work, read anywhere
  * @lock: protects @ready; taken in reclaim, so nothing is allocated under it
  * @ready: blocks whose buffers the host has used, by page->lru; they go back to
  *	the guest at DONE or under memory pressure
@@ -68,7 +69,9 @@ struct vbal_hint {
 	unsigned int nr_slots;
 	struct list_head idle;
 	struct list_head busy;
+	unsigned long busy_pages;
 
+	/* shared with reclaim */
 	spinlock_t lock;
 	struct list_head ready;
 	unsigned long ready_pages;
