@@ -666,10 +666,14 @@ void vbal_guard_ask(struct vbal_guard *g, const struct vbal_signals *s,
  * @now_ms: the time
  *
  * Context: size worker.
- * Return: how long to pause, in ms.
+ * Return: how long to pause, in ms: twice as long as last time, unless there was
+ * progress since or that is long ago.
  */
 unsigned int vbal_guard_alloc_failed(struct vbal_guard *g, u64 now_ms)
 {
+	if (now_ms - g->failed_at_ms > 2 * VBAL_BACKOFF_MAX_MS)
+		g->backoff_ms = 0;
+	g->failed_at_ms = now_ms;
 	g->backoff_ms = clamp(2 * g->backoff_ms, VBAL_BACKOFF_MIN_MS,
 			      VBAL_BACKOFF_MAX_MS);
 	g->portion_pages = 0;

@@ -127,6 +127,7 @@ struct vbal_steps {
  * @floor_pages: inflation leaves the guest at least this much memory
  * @reserve_pages: inflation leaves at least this much available
  * @backoff_ms: present pause after failed allocations; size worker
+ * @failed_at_ms: when that was; size worker
  * @mark: the signals at the start of the present window; size worker
  * @marked: @mark has been filled; size worker
  * @dropped_pages: page cache granted since @mark; size worker
@@ -162,6 +163,7 @@ struct vbal_guard {
 	unsigned long reserve_pages;
 
 	unsigned int backoff_ms;
+	u64 failed_at_ms;
 	struct vbal_signals mark;
 	bool marked;
 	unsigned long dropped_pages;
