@@ -332,20 +332,21 @@ static unsigned long vbal_target_pages(struct vbal_dev *vb)
 {
 	u32 nr_frames = vbal_wire_target_frames(vb);
 	unsigned long nr_pages = vbal_frames_to_pages(nr_frames);
+	unsigned long ram_pages = vbal_ram_pages(vb);
 
 	if (nr_frames != vb->target_frames) {
 		WRITE_ONCE(vb->target_frames, nr_frames);
 		vb->retry_at_ms = 0;
 	}
-	if (nr_pages <= vb->ram_pages)
+	if (nr_pages <= ram_pages)
 		return nr_pages;
 	if (!vb->clamp_warned)
 		dev_warn(
 			&vb->vdev->dev,
 			"the host asks for %lu pages, the guest has %lu; taking that as the target\n",
-			nr_pages, vb->ram_pages);
+			nr_pages, ram_pages);
 	vb->clamp_warned = true;
-	return vb->ram_pages;
+	return ram_pages;
 }
 
 /* Under pressure a balloon may shrink below its target, if the host agreed. */
@@ -944,7 +945,6 @@ static struct vbal_dev *vbal_dev_alloc(struct virtio_device *vdev)
 	if (!vb)
 		return NULL;
 	vb->vdev = vdev;
-	vb->ram_pages = totalram_pages();
 	mutex_init(&vb->life);
 	INIT_DELAYED_WORK(&vb->size_work, vbal_size_work_fn);
 	INIT_DELAYED_WORK(&vb->recover_work, vbal_recover_work_fn);
@@ -955,7 +955,7 @@ static struct vbal_dev *vbal_dev_alloc(struct virtio_device *vdev)
 	vb->reboot_nb.notifier_call = vbal_reboot_notify;
 	vbal_pages_init(&vb->pages, !on_oom);
 	vbal_pages_enable_migration(&vb->pages);
-	vbal_guard_init(&vb->guard, vb->ram_pages, on_oom);
+	vbal_guard_init(&vb->guard, totalram_pages(), on_oom);
 	vbal_stats_init(vb);
 	vbal_hint_init(vb);
 	return vb;

@@ -18,6 +18,26 @@
 
 #include "balloon.h"
 
+static u64 vbal_pages_to_bytes(unsigned long nr_pages)
+{
+	return (u64)nr_pages << PAGE_SHIFT;
+}
+
+static u64 vbal_frames_to_bytes(u32 nr_frames)
+{
+	return (u64)nr_frames << VIRTIO_BALLOON_PFN_SHIFT;
+}
+
+static u64 vbal_held_bytes(const struct vbal_dev *vb)
+{
+	return vbal_pages_to_bytes(atomic_long_read(&vb->pages.nr_held));
+}
+
+static u64 vbal_target_bytes(const struct vbal_dev *vb)
+{
+	return vbal_frames_to_bytes(READ_ONCE(vb->target_frames));
+}
+
 static u64 vbal_batch_bytes(const struct vbal_batch *batch)
 {
 	u64 nr_bytes = (u64)batch->nr_pfns << VIRTIO_BALLOON_PFN_SHIFT;
@@ -34,16 +54,6 @@ static u64 vbal_batch_bytes(const struct vbal_batch *batch)
 static struct vbal_dev *vbal_from_dev(struct device *dev)
 {
 	return dev_to_virtio(dev)->priv;
-}
-
-static u64 vbal_pages_to_bytes(unsigned long nr_pages)
-{
-	return (u64)nr_pages << PAGE_SHIFT;
-}
-
-static u64 vbal_frames_to_bytes(u32 nr_frames)
-{
-	return (u64)nr_frames << VIRTIO_BALLOON_PFN_SHIFT;
 }
 
 static u64 vbal_now_ms(void)
@@ -124,9 +134,9 @@ static u64 vbal_hint_held_pages(struct vbal_dev *vb)
 }
 
 /* the size */
-VBAL_VALUE(target_bytes, vbal_frames_to_bytes(READ_ONCE(vb->target_frames)));
+VBAL_VALUE(target_bytes, vbal_target_bytes(vb));
 VBAL_VALUE(actual_bytes, vbal_frames_to_bytes(READ_ONCE(vb->actual_frames)));
-VBAL_VALUE(held_bytes, vbal_pages_to_bytes(vbal_pages_held(&vb->pages)));
+VBAL_VALUE(held_bytes, vbal_held_bytes(vb));
 VBAL_VALUE(state_age_ms, vbal_now_ms() - READ_ONCE(vb->state_since_ms));
 VBAL_VALUE(retry_in_ms, vbal_retry_in_ms(vb));
 
@@ -313,7 +323,7 @@ static ssize_t floor_bytes_store(struct device *dev,
 				 size_t count)
 {
 	struct vbal_dev *vb = vbal_from_dev(dev);
-	int ret = vbal_guard_set_floor(&vb->guard, buf, vb->ram_pages);
+	int ret = vbal_guard_set_floor(&vb->guard, buf, vbal_ram_pages(vb));
 
 	return vbal_setting_stored(vb, ret, count);
 }
@@ -333,7 +343,7 @@ static ssize_t reserve_bytes_store(struct device *dev,
 				   const char *buf, size_t count)
 {
 	struct vbal_dev *vb = vbal_from_dev(dev);
-	int ret = vbal_guard_set_reserve(&vb->guard, buf, vb->ram_pages);
+	int ret = vbal_guard_set_reserve(&vb->guard, buf, vbal_ram_pages(vb));
 
 	return vbal_setting_stored(vb, ret, count);
 }
@@ -472,23 +482,18 @@ DEFINE_SHOW_ATTRIBUTE(vbal_latency);
 static void vbal_resize_log_print(struct seq_file *m,
 				  const struct vbal_resize_log *log)
 {
-	u64 phases_ns = log->phase_ns[VBAL_PHASE_ALLOC] +
-			log->phase_ns[VBAL_PHASE_HOST] +
-			log->phase_ns[VBAL_PHASE_FREE];
-	u64 other_ns =
-		log->duration_ns > phases_ns ? log->duration_ns - phases_ns : 0;
+	unsigned int phase;
 
-	seq_printf(m, "%llu %llu %llu %llu %llu %llu %llu %llu %llu %s\n",
+	seq_printf(m, "%llu %llu %llu %llu %llu",
 		   div_u64(log->start_ns, NSEC_PER_MSEC),
 		   vbal_pages_to_bytes(log->from_pages),
 		   vbal_pages_to_bytes(log->to_pages),
-		   vbal_pages_to_bytes(log->target_pages),
-		   div_u64(log->duration_ns, NSEC_PER_USEC),
-		   div_u64(log->phase_ns[VBAL_PHASE_ALLOC], NSEC_PER_USEC),
-		   div_u64(log->phase_ns[VBAL_PHASE_HOST], NSEC_PER_USEC),
-		   div_u64(log->phase_ns[VBAL_PHASE_FREE], NSEC_PER_USEC),
-		   div_u64(other_ns, NSEC_PER_USEC),
-		   vbal_state_name(log->state));
+		   vbal_frames_to_bytes(log->target_frames),
+		   div_u64(log->duration_ns, NSEC_PER_USEC));
+	for (phase = 0; phase < VBAL_NR_PHASES; phase++)
+		seq_printf(m, " %llu",
+			   div_u64(log->phase_ns[phase], NSEC_PER_USEC));
+	seq_printf(m, " %u %s\n", log->nr_pauses, vbal_state_name(log->state));
 }
 
 static int vbal_resizes_show(struct seq_file *m, void *unused)
@@ -499,8 +504,8 @@ static int vbal_resizes_show(struct seq_file *m, void *unused)
 	unsigned int i, end;
 
 	seq_puts(m, "start_ms from_bytes to_bytes target_bytes duration_us ");
-	seq_puts(m, "alloc_us host_us free_us other_us state\n");
-	end = READ_ONCE(d->nr_resizes);
+	seq_puts(m, "alloc_us host_us free_us nr_pauses state\n");
+	end = READ_ONCE(d->nr_logs);
 	i = end > VBAL_NR_RESIZE_LOGS ? end - VBAL_NR_RESIZE_LOGS : 0;
 	for (; i < end; i++) {
 		spin_lock(&d->lock);
@@ -525,6 +530,10 @@ static int vbal_signals_show(struct seq_file *m, void *unused)
 	seq_printf(m, "available_bytes %llu\n",
 		   vbal_pages_to_bytes(s.avail_pages));
 	seq_printf(m, "free_bytes %llu\n", vbal_pages_to_bytes(s.free_pages));
+	seq_printf(m, "free_above_watermarks_bytes %llu\n",
+		   vbal_pages_to_bytes(s.above_high_pages));
+	seq_printf(m, "cold_cache_bytes %llu\n",
+		   vbal_pages_to_bytes(s.cold_pages));
 	seq_printf(m, "high_watermark_bytes %llu\n",
 		   vbal_pages_to_bytes(s.high_wmark_pages));
 	seq_printf(m, "swapped_out_pages %lu\n", s.swapped_out);
@@ -605,18 +614,6 @@ void vbal_debug_phase(struct vbal_dev *vb, enum vbal_phase phase, u64 start_ns)
 }
 
 /**
- * vbal_debug_submitted() - a batch left for the host
- * @vb: the device
- * @batch: the batch
- *
- * Whoever owns the batch.
- */
-void vbal_debug_submitted(struct vbal_dev *vb, const struct vbal_batch *batch)
-{
-	trace_vbal_batch_submit(vb, batch);
-}
-
-/**
  * vbal_debug_acked() - the host has acknowledged a batch
  * @vb: the device
  * @batch: the batch
@@ -631,47 +628,88 @@ void vbal_debug_acked(struct vbal_dev *vb, const struct vbal_batch *batch)
 	trace_vbal_batch_ack(vb, batch, div_u64(latency_ns, NSEC_PER_USEC));
 }
 
-/**
- * vbal_debug_resize_begin() - the size worker starts towards a target
- * @vb: the device, resize_start_ns and resize_from_pages set
- * @target_pages: the target
- *
- * Size worker.
- */
-void vbal_debug_resize_begin(struct vbal_dev *vb, unsigned long target_pages)
+/* The same target again, after a pause: still the same resize. */
+static bool vbal_debug_continues(const struct vbal_resize_log *last,
+				 const struct vbal_resize_log *log)
 {
-	memset(vb->debug.phase_ns, 0, sizeof(vb->debug.phase_ns));
-	trace_vbal_resize_begin(vb, vbal_pages_to_bytes(vb->resize_from_pages),
-				vbal_pages_to_bytes(target_pages));
+	return last->state != VBAL_STATE_AT_TARGET &&
+	       last->target_frames == log->target_frames &&
+	       last->to_pages == log->from_pages;
 }
 
-/**
- * vbal_debug_resize_end() - the size worker came to rest
- * @vb: the device, resize_start_ns, resize_from_pages and state still those of
- *	the resize
- * @target_pages: the target
- *
- * Size worker.
- */
-void vbal_debug_resize_end(struct vbal_dev *vb, unsigned long target_pages)
+static void vbal_debug_merge(struct vbal_resize_log *last,
+			     const struct vbal_resize_log *log)
+{
+	unsigned int phase;
+
+	last->duration_ns = log->start_ns + log->duration_ns - last->start_ns;
+	for (phase = 0; phase < VBAL_NR_PHASES; phase++)
+		last->phase_ns[phase] += log->phase_ns[phase];
+	last->nr_pauses++;
+	last->to_pages = log->to_pages;
+	last->state = log->state;
+}
+
+static void vbal_debug_log(struct vbal_debug *d,
+			   const struct vbal_resize_log *log)
+{
+	struct vbal_resize_log *last;
+
+	spin_lock(&d->lock);
+	last = &d->log[(d->nr_logs - 1) % VBAL_NR_RESIZE_LOGS];
+	if (d->nr_logs && vbal_debug_continues(last, log)) {
+		vbal_debug_merge(last, log);
+	} else {
+		d->log[d->nr_logs % VBAL_NR_RESIZE_LOGS] = *log;
+		WRITE_ONCE(d->nr_logs, d->nr_logs + 1);
+	}
+	spin_unlock(&d->lock);
+}
+
+static void vbal_debug_resize_begin(struct vbal_dev *vb)
+{
+	struct vbal_debug *d = &vb->debug;
+
+	d->start_ns = ktime_get_ns();
+	d->from_pages = vbal_pages_held(&vb->pages);
+	memset(d->phase_ns, 0, sizeof(d->phase_ns));
+	trace_vbal_resize_begin(vb);
+}
+
+static void vbal_debug_resize_end(struct vbal_dev *vb, enum vbal_state state)
 {
 	struct vbal_debug *d = &vb->debug;
 	struct vbal_resize_log log = {
-		.start_ns = vb->resize_start_ns,
-		.duration_ns = ktime_get_ns() - vb->resize_start_ns,
-		.from_pages = vb->resize_from_pages,
+		.start_ns = d->start_ns,
+		.duration_ns = ktime_get_ns() - d->start_ns,
+		.from_pages = d->from_pages,
 		.to_pages = vbal_pages_held(&vb->pages),
-		.target_pages = target_pages,
-		.state = vb->state,
+		.target_frames = vb->target_frames,
+		.state = state,
 	};
 
 	memcpy(log.phase_ns, d->phase_ns, sizeof(log.phase_ns));
-	spin_lock(&d->lock);
-	d->log[d->nr_resizes % VBAL_NR_RESIZE_LOGS] = log;
-	WRITE_ONCE(d->nr_resizes, d->nr_resizes + 1);
-	spin_unlock(&d->lock);
+	d->start_ns = 0;
+	vbal_debug_log(d, &log);
 	vbal_hist_add(&d->resize, log.duration_ns);
-	trace_vbal_resize_end(vb, vbal_pages_to_bytes(log.to_pages),
-			      vbal_pages_to_bytes(target_pages),
-			      div_u64(log.duration_ns, NSEC_PER_USEC));
+	trace_vbal_resize_end(vb, div_u64(log.duration_ns, NSEC_PER_USEC),
+			      state);
+}
+
+/**
+ * vbal_debug_state() - the balloon's state is about to change
+ * @vb: the device, still in its old state
+ * @state: the new one
+ *
+ * A resize is what lies between two rests.
+ *
+ * Size worker, or whoever has stopped it.
+ */
+void vbal_debug_state(struct vbal_dev *vb, enum vbal_state state)
+{
+	trace_vbal_state(vb, state);
+	if (vb->debug.start_ns)
+		vbal_debug_resize_end(vb, state);
+	if (state == VBAL_STATE_INFLATING || state == VBAL_STATE_DEFLATING)
+		vbal_debug_resize_begin(vb);
 }

@@ -87,7 +87,6 @@ enum vbal_transfer {
  * @stats: the host's statistics
  * @debug: what debugfs shows
  * @ranges: ranges are in use; constant while connected
- * @ram_pages: the guest's RAM at probe, the limit for targets
  * @wq: runs @size_work
  * @stats_wq: runs the stats work
  * @side_wq: runs the hint work and @recover_work
@@ -125,7 +124,6 @@ struct vbal_dev {
 	struct vbal_debug debug;
 
 	bool ranges;
-	unsigned long ram_pages;
 
 	struct workqueue_struct *wq;
 	struct workqueue_struct *stats_wq;
@@ -166,6 +164,21 @@ void vbal_device_broke(struct vbal_dev *vb);
 static inline bool vbal_has(const struct vbal_dev *vb, unsigned int bit)
 {
 	return virtio_has_feature(vb->vdev, bit);
+}
+
+/**
+ * vbal_ram_pages() - what the guest has, ballooned pages included
+ * @vb: the device
+ *
+ * Grows with memory hotplug.
+ */
+static inline unsigned long vbal_ram_pages(struct vbal_dev *vb)
+{
+	unsigned long nr_pages = totalram_pages();
+
+	if (vb->pages.adjust_managed)
+		nr_pages += vbal_pages_held(&vb->pages);
+	return nr_pages;
 }
 
 #endif /* _VBALLOON_H */
