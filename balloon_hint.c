@@ -23,10 +23,12 @@
 #include "balloon_hint.h"
 
 #include <linux/gfp.h>
+#include <linux/ktime.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 
 #include "balloon.h"
+#include "balloon_trace.h"
 
 /* Blocks between two looks at the guest's memory; one notification. */
 #define VBAL_HINT_CHUNK 32
@@ -245,12 +247,15 @@ static void vbal_hint_begin_round(struct vbal_dev *vb)
 	h->phase = VBAL_HINT_ROUND;
 	WRITE_ONCE(h->shrunk, false);
 	WRITE_ONCE(h->nr_rounds, h->nr_rounds + 1);
+	trace_vbal_hint_round_begin(vb);
 }
 
 static void vbal_hint_end_round(struct vbal_dev *vb)
 {
-	if (!vbal_hint_send_cmd(vb, VIRTIO_BALLOON_CMD_ID_STOP))
-		vb->hint.phase = VBAL_HINT_IDLE;
+	if (vbal_hint_send_cmd(vb, VIRTIO_BALLOON_CMD_ID_STOP))
+		return;
+	vb->hint.phase = VBAL_HINT_IDLE;
+	trace_vbal_hint_round_end(vb);
 }
 
 /* Each phase goes on where the last run had to leave it. */
@@ -448,6 +453,7 @@ static int vbal_report_pages(struct page_reporting_dev_info *prdev,
 {
 	struct vbal_report *r = container_of(prdev, struct vbal_report, prdev);
 	struct vbal_dev *vb = container_of(r, struct vbal_dev, report);
+	u64 start_ns = ktime_get_ns();
 	unsigned long nr_pages = 0;
 	struct scatterlist *sg;
 	unsigned int i;
@@ -456,6 +462,9 @@ static int vbal_report_pages(struct page_reporting_dev_info *prdev,
 	for_each_sg(sgl, sg, nents, i)
 		nr_pages += sg->length >> PAGE_SHIFT;
 	ret = vbal_wire_report(vb, sgl, nents);
+	trace_vbal_report(vb, nr_pages,
+			  div_u64(ktime_get_ns() - start_ns, NSEC_PER_USEC),
+			  ret);
 	WRITE_ONCE(r->nr_calls, r->nr_calls + 1);
 	if (ret)
 		WRITE_ONCE(r->nr_failed, r->nr_failed + 1);

@@ -7,6 +7,7 @@
 
 #include "balloon.h"
 #include "balloon_sysfs.h"
+#include "balloon_trace.h"
 
 #include <linux/module.h>
 #include <linux/oom.h>
@@ -117,6 +118,7 @@ static void vbal_set_state(struct vbal_dev *vb, enum vbal_state state,
 	WRITE_ONCE(vb->why, why);
 	if (vb->state == state)
 		return;
+	vbal_debug_state(vb, state);
 	WRITE_ONCE(vb->state_since_ms, vbal_now_ms());
 	WRITE_ONCE(vb->state, state);
 }
@@ -147,12 +149,21 @@ void vbal_resize(struct vbal_dev *vb)
 	vbal_queue_size_work(vb, 0);
 }
 
+static void vbal_free(struct vbal_dev *vb, struct vbal_blocks *blocks)
+{
+	u64 start_ns = ktime_get_ns();
+
+	vbal_pages_free(&vb->pages, blocks);
+	vbal_debug_phase(vb, VBAL_PHASE_FREE, start_ns);
+}
+
 /* Batches in flight that came back: their blocks are held now, or free. */
 static void vbal_collect(struct vbal_dev *vb, struct vbal_batch *batch)
 {
+	vbal_debug_acked(vb, batch);
 	if (batch->id == VBAL_VQ_DEFLATE) {
 		vb->busy_pages += batch->blocks.nr_pages;
-		vbal_pages_free(&vb->pages, &batch->blocks);
+		vbal_free(vb, &batch->blocks);
 	} else {
 		vb->busy_pages -= batch->blocks.nr_pages;
 		vbal_pages_hold(&vb->pages, &batch->blocks, batch->mode);
@@ -164,8 +175,10 @@ static int vbal_collect_oldest(struct vbal_dev *vb)
 {
 	struct vbal_batch *batch =
 		list_first_entry(&vb->busy_batches, struct vbal_batch, node);
+	u64 start_ns = ktime_get_ns();
 	int ret = vbal_wire_wait(vb, batch);
 
+	vbal_debug_phase(vb, VBAL_PHASE_HOST, start_ns);
 	if (!ret)
 		vbal_collect(vb, batch);
 	return ret;
@@ -207,12 +220,17 @@ static int vbal_get_batch(struct vbal_dev *vb, struct vbal_batch **batch)
 /* In flight: the batch keeps its blocks until it is collected. */
 static int vbal_send(struct vbal_dev *vb, struct vbal_batch *batch)
 {
+	u64 start_ns = ktime_get_ns();
+	int ret;
+
 	list_move_tail(&batch->node, &vb->busy_batches);
 	if (batch->id == VBAL_VQ_DEFLATE)
 		vb->busy_pages -= batch->blocks.nr_pages;
 	else
 		vb->busy_pages += batch->blocks.nr_pages;
-	return vbal_wire_submit(vb, batch);
+	ret = vbal_wire_submit(vb, batch);
+	vbal_debug_phase(vb, VBAL_PHASE_HOST, start_ns);
+	return ret;
 }
 
 static bool vbal_squeezing(struct vbal_dev *vb)
@@ -230,16 +248,20 @@ static unsigned long vbal_fill(struct vbal_dev *vb, struct vbal_batch *batch,
 		.reclaim = v->reclaim,
 		.squeeze = vbal_squeezing(vb),
 	};
+	u64 start_ns = ktime_get_ns();
 
 	*id = VBAL_VQ_REPORT;
 	if (vb->ranges) {
 		vbal_wire_room(vb, batch, VBAL_MODE_RANGE, &want);
-		if (vbal_pages_alloc(&vb->pages, &want, &batch->blocks))
-			return batch->blocks.nr_pages;
+		vbal_pages_alloc(&vb->pages, &want, &batch->blocks);
 	}
-	*id = VBAL_VQ_INFLATE;
-	vbal_wire_room(vb, batch, VBAL_MODE_PFN, &want);
-	return vbal_pages_alloc(&vb->pages, &want, &batch->blocks);
+	if (!batch->blocks.nr_pages) {
+		*id = VBAL_VQ_INFLATE;
+		vbal_wire_room(vb, batch, VBAL_MODE_PFN, &want);
+		vbal_pages_alloc(&vb->pages, &want, &batch->blocks);
+	}
+	vbal_debug_phase(vb, VBAL_PHASE_ALLOC, start_ns);
+	return batch->blocks.nr_pages;
 }
 
 static int vbal_inflate(struct vbal_dev *vb, unsigned long want_pages,
@@ -259,6 +281,7 @@ static int vbal_inflate(struct vbal_dev *vb, unsigned long want_pages,
 	vbal_guard_sample(&s, vbal_pages_held(&vb->pages),
 			  !vb->pages.adjust_managed);
 	vbal_guard_ask(&vb->guard, &s, want_pages, v);
+	trace_vbal_guard(vb, &s, want_pages, v);
 	if (!v->grant_pages)
 		return -EAGAIN;
 	if (!vbal_fill(vb, batch, v, &id))
@@ -286,7 +309,7 @@ static int vbal_deflate_range(struct vbal_dev *vb, unsigned long nr_pages)
 			&blocks);
 	if (!blocks.nr_pages)
 		return -EBUSY;
-	vbal_pages_free(&vb->pages, &blocks);
+	vbal_free(vb, &blocks);
 	return 1;
 }
 
@@ -315,7 +338,7 @@ static int vbal_deflate_pfn(struct vbal_dev *vb, unsigned long nr_pages)
 	ret = vbal_send(vb, batch);
 	if (!ret && !vbal_has(vb, VIRTIO_BALLOON_F_MUST_TELL_HOST)) {
 		vb->busy_pages += batch->blocks.nr_pages;
-		vbal_pages_free(&vb->pages, &batch->blocks);
+		vbal_free(vb, &batch->blocks);
 	}
 	return ret ?: 1;
 }
@@ -360,6 +383,8 @@ static unsigned long vbal_pressure_pages(struct vbal_dev *vb,
 		return 0;
 	vbal_guard_sample(&s, held, !vb->pages.adjust_managed);
 	vbal_guard_watch(&vb->guard, &s, v);
+	if (v->give_back_pages)
+		trace_vbal_guard(vb, &s, 0, v);
 	return min(v->give_back_pages, held);
 }
 
@@ -655,6 +680,7 @@ static int vbal_oom_notify(struct notifier_block *nb, unsigned long unused,
 		vbal_oom_deflate(vb, vbal_guard_oom_step(&vb->guard, now_ms));
 	mutex_unlock(&vb->wire.oom_lock);
 	vbal_guard_oom_done(&vb->guard, nr_pages, now_ms);
+	trace_vbal_oom(vb, nr_pages);
 	*freed += nr_pages;
 	vbal_queue_size_work(vb, 0);
 	return NOTIFY_OK;
@@ -1008,13 +1034,14 @@ static int vbal_probe(struct virtio_device *vdev)
 	ret = vbal_register_notifiers(vb);
 	if (ret)
 		goto err_workqueues;
+	vbal_debug_init(vb);
 	ret = vbal_connect(vb);
 	if (ret)
-		goto err_notifiers;
-	vbal_debug_init(vb);
+		goto err_debug;
 	return 0;
 
-err_notifiers:
+err_debug:
+	vbal_debug_exit(vb);
 	vbal_unregister_notifiers(vb);
 err_workqueues:
 	vbal_destroy_workqueues(vb);

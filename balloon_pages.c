@@ -10,6 +10,7 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include "balloon_pages.h"
+#include "balloon_trace.h"
 
 #include <linux/log2.h>
 #include <linux/module.h>
@@ -169,6 +170,7 @@ unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 		page = alloc_pages_node(nid, vbal_pages_gfp(want, order),
 					order);
 		if (page) {
+			trace_vbal_block_alloc(page_to_pfn(page), order);
 			vbal_blocks_add(out, page, order);
 			left -= 1UL << order;
 			continue;
@@ -177,6 +179,7 @@ unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 			vp->nr_alloc_failed++;
 			break;
 		}
+		trace_vbal_block_fallback(order);
 		vp->nr_fallbacks++;
 		vp->top_order = --order;
 	}
@@ -361,6 +364,7 @@ static bool vbal_bag_split(struct vbal_pages *vp, struct vbal_bag *bag)
 		count_vm_events(BALLOON_INFLATE, -(1L << order));
 		vbal_mod_balloon_pages(page, -(1L << order));
 		vbal_bag_put_singles(bag, page, order);
+		trace_vbal_block_split(page_to_pfn(page), order);
 		atomic_long_inc(&vp->nr_splits);
 		return true;
 	}

@@ -14,6 +14,7 @@
 #include <linux/vmstat.h>
 
 #include "balloon.h"
+#include "balloon_trace.h"
 
 static_assert(sizeof(struct virtio_balloon_stat) == 10);
 
@@ -139,6 +140,7 @@ static int vbal_stats_send(struct vbal_dev *vb)
 	ret = vbal_vq_add_out(vb, q, &sg, 1, &st->token);
 	if (!ret)
 		vbal_vq_notify(q);
+	trace_vbal_stats_sent(vb, ret);
 	return ret;
 }
 

@@ -573,12 +573,13 @@ void vbal_debug_unregister(void)
  * vbal_debug_init() - make a device's debugfs files
  * @vb: the device, with all that the files read initialised
  *
- * Probe, when it can no longer fail.
+ * Probe, before vbal_connect().
  */
 void vbal_debug_init(struct vbal_dev *vb)
 {
 	struct vbal_debug *d = &vb->debug;
 
+	spin_lock_init(&d->lock);
 	d->dir = debugfs_create_dir(dev_name(&vb->vdev->dev), vbal_debug_root);
 	debugfs_create_file("latency", 0400, d->dir, vb, &vbal_latency_fops);
 	debugfs_create_file("resizes", 0400, d->dir, vb, &vbal_resizes_fops);

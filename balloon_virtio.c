@@ -10,6 +10,7 @@
  * the device's reset; while the driver goes, a silent host is reset.
  */
 #include "balloon.h"
+#include "balloon_trace.h"
 
 #include <linux/jiffies.h>
 #include <linux/list_sort.h>
@@ -695,6 +696,7 @@ int vbal_wire_submit(struct vbal_dev *vb, struct vbal_batch *batch)
 	int ret = 0;
 
 	batch->start_ns = ktime_get_ns();
+	trace_vbal_batch_submit(vb, batch);
 	if (batch->mode == VBAL_MODE_RANGE)
 		nr_descs = batch->nr_ranges;
 	for (i = 0; i < vbal_batch_nr_bufs(batch); i++) {
@@ -913,6 +915,7 @@ int vbal_wire_report(struct vbal_dev *vb, struct scatterlist *sg,
 			ret = vbal_wire_wait(vb, batch);
 		if (ret)
 			return ret;
+		vbal_debug_acked(vb, batch);
 		nents -= nr;
 	}
 	return 0;

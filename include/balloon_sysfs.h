@@ -7,6 +7,7 @@
 #include <linux/sysfs.h>
 #include <linux/types.h>
 
+#include "balloon_guard.h"
 #include "balloon_virtio.h"
 
 struct dentry;
@@ -39,47 +40,54 @@ struct vbal_hist {
 };
 
 /**
- * struct vbal_resize_log - one resize that has ended
+ * struct vbal_resize_log - the way to one target
  * @start_ns: when it began (monotonic clock)
- * @duration_ns: how long it took
- * @phase_ns: how long of it each phase took; pauses are the rest
+ * @duration_ns: how long it took, pauses included
+ * @phase_ns: how long of it each phase took
+ * @nr_pauses: times that it came to rest on the way
  * @from_pages: what was held before
  * @to_pages: what was held after
- * @target_pages: what the host wanted in the end
+ * @target_frames: what the host asked for
  * @state: where it ended
  */
 struct vbal_resize_log {
 	u64 start_ns;
 	u64 duration_ns;
 	u64 phase_ns[VBAL_NR_PHASES];
+	unsigned int nr_pauses;
 	unsigned long from_pages;
 	unsigned long to_pages;
-	unsigned long target_pages;
-	int state;
+	u32 target_frames;
+	enum vbal_state state;
 };
 
 /**
  * struct vbal_debug - what debugfs shows
  * @dir: the device's directory
- * @alloc: one call of vbal_pages_alloc()
- * @ack: from submitting a batch to its answer
- * @resize: whole resizes
- * @phase_ns: phases of the present resize; size worker
- * @lock: protects @log and @nr_resizes
+ * @alloc: taking the blocks for one batch
+ * @ack: from submitting a batch to the host's answer
+ * @resize: from the first move to the next rest
+ * @start_ns: when the balloon began to move, 0 while it rests; size worker
+ * @from_pages: what was held then; size worker
+ * @phase_ns: phases since then; size worker
+ * @lock: protects @log and @nr_logs
  * @log: the last resizes, a ring
- * @nr_resizes: resizes ever logged
+ * @nr_logs: resizes ever logged
  */
 struct vbal_debug {
 	struct dentry *dir;
 	struct vbal_hist alloc;
 	struct vbal_hist ack;
 	struct vbal_hist resize;
+
+	u64 start_ns;
+	unsigned long from_pages;
 	u64 phase_ns[VBAL_NR_PHASES];
 
 	/* between the size worker and readers */
 	spinlock_t lock;
 	struct vbal_resize_log log[VBAL_NR_RESIZE_LOGS];
-	unsigned int nr_resizes;
+	unsigned int nr_logs;
 };
 
 extern const struct attribute_group *vbal_dev_groups[];
@@ -91,9 +99,7 @@ void vbal_debug_exit(struct vbal_dev *vb);
 
 /* what the others tell; cheap enough to be always on */
 void vbal_debug_phase(struct vbal_dev *vb, enum vbal_phase phase, u64 start_ns);
-void vbal_debug_submitted(struct vbal_dev *vb, const struct vbal_batch *batch);
 void vbal_debug_acked(struct vbal_dev *vb, const struct vbal_batch *batch);
-void vbal_debug_resize_begin(struct vbal_dev *vb, unsigned long target_pages);
-void vbal_debug_resize_end(struct vbal_dev *vb, unsigned long target_pages);
+void vbal_debug_state(struct vbal_dev *vb, enum vbal_state state);
 
 #endif /* _VBALLOON_SYSFS_H */

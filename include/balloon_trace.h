@@ -35,11 +35,39 @@ struct vbal_verdict;
 	{ 5, "backing-off" },				\
 	{ 6, "broken" })
 
+TRACE_EVENT(vbal_state,
+
+	TP_PROTO(const struct vbal_dev *vb, int state),
+
+	TP_ARGS(vb, state),
+
+	TP_STRUCT__entry(
+		__field(int, virtio)
+		__field(int, from)
+		__field(int, to)
+		__field(u64, held_bytes)
+		__field(u64, target_bytes)
+	),
+
+	TP_fast_assign(
+		__entry->virtio = vb->vdev->index;
+		__entry->from = vb->state;
+		__entry->to = state;
+		__entry->held_bytes = vbal_held_bytes(vb);
+		__entry->target_bytes = vbal_target_bytes(vb);
+	),
+
+	TP_printk("virtio%d from=%s to=%s held_bytes=%llu target_bytes=%llu",
+		  __entry->virtio, vbal_show_state(__entry->from),
+		  vbal_show_state(__entry->to), __entry->held_bytes,
+		  __entry->target_bytes)
+);
+
 TRACE_EVENT(vbal_resize_begin,
 
-	TP_PROTO(const struct vbal_dev *vb, u64 held_bytes, u64 target_bytes),
+	TP_PROTO(const struct vbal_dev *vb),
 
-	TP_ARGS(vb, held_bytes, target_bytes),
+	TP_ARGS(vb),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -49,8 +77,8 @@ TRACE_EVENT(vbal_resize_begin,
 
 	TP_fast_assign(
 		__entry->virtio = vb->vdev->index;
-		__entry->held_bytes = held_bytes;
-		__entry->target_bytes = target_bytes;
+		__entry->held_bytes = vbal_held_bytes(vb);
+		__entry->target_bytes = vbal_target_bytes(vb);
 	),
 
 	TP_printk("virtio%d held_bytes=%llu target_bytes=%llu",
@@ -59,10 +87,9 @@ TRACE_EVENT(vbal_resize_begin,
 
 TRACE_EVENT(vbal_resize_end,
 
-	TP_PROTO(const struct vbal_dev *vb, u64 held_bytes, u64 target_bytes,
-		 u64 duration_us),
+	TP_PROTO(const struct vbal_dev *vb, u64 duration_us, int state),
 
-	TP_ARGS(vb, held_bytes, target_bytes, duration_us),
+	TP_ARGS(vb, duration_us, state),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -74,10 +101,10 @@ TRACE_EVENT(vbal_resize_end,
 
 	TP_fast_assign(
 		__entry->virtio = vb->vdev->index;
-		__entry->held_bytes = held_bytes;
-		__entry->target_bytes = target_bytes;
+		__entry->held_bytes = vbal_held_bytes(vb);
+		__entry->target_bytes = vbal_target_bytes(vb);
 		__entry->duration_us = duration_us;
-		__entry->state = vb->state;
+		__entry->state = state;
 	),
 
 	TP_printk("virtio%d held_bytes=%llu target_bytes=%llu duration_us=%llu state=%s",
@@ -201,9 +228,9 @@ TRACE_EVENT(vbal_block_split,
 TRACE_EVENT(vbal_guard,
 
 	TP_PROTO(const struct vbal_dev *vb, const struct vbal_signals *s,
-		 u64 want_bytes, const struct vbal_verdict *v),
+		 unsigned long want_pages, const struct vbal_verdict *v),
 
-	TP_ARGS(vb, s, want_bytes, v),
+	TP_ARGS(vb, s, want_pages, v),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -219,7 +246,7 @@ TRACE_EVENT(vbal_guard,
 
 	TP_fast_assign(
 		__entry->virtio = vb->vdev->index;
-		__entry->want_bytes = want_bytes;
+		__entry->want_bytes = (u64)want_pages << PAGE_SHIFT;
 		__entry->grant_bytes = (u64)v->grant_pages << PAGE_SHIFT;
 		__entry->give_back_bytes = (u64)v->give_back_pages << PAGE_SHIFT;
 		__entry->available_bytes = (u64)s->avail_pages << PAGE_SHIFT;
@@ -239,9 +266,9 @@ TRACE_EVENT(vbal_guard,
 
 TRACE_EVENT(vbal_oom,
 
-	TP_PROTO(const struct vbal_dev *vb, u64 give_back_bytes),
+	TP_PROTO(const struct vbal_dev *vb, unsigned long give_back_pages),
 
-	TP_ARGS(vb, give_back_bytes),
+	TP_ARGS(vb, give_back_pages),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -250,7 +277,7 @@ TRACE_EVENT(vbal_oom,
 
 	TP_fast_assign(
 		__entry->virtio = vb->vdev->index;
-		__entry->give_back_bytes = give_back_bytes;
+		__entry->give_back_bytes = (u64)give_back_pages << PAGE_SHIFT;
 	),
 
 	TP_printk("virtio%d give_back_bytes=%llu",
@@ -293,10 +320,10 @@ DEFINE_EVENT(vbal_hint_round, vbal_hint_round_end,
 
 TRACE_EVENT(vbal_report,
 
-	TP_PROTO(const struct vbal_dev *vb, u64 bytes, u64 latency_us,
-		 int error),
+	TP_PROTO(const struct vbal_dev *vb, unsigned long nr_pages,
+		 u64 latency_us, int error),
 
-	TP_ARGS(vb, bytes, latency_us, error),
+	TP_ARGS(vb, nr_pages, latency_us, error),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -307,7 +334,7 @@ TRACE_EVENT(vbal_report,
 
 	TP_fast_assign(
 		__entry->virtio = vb->vdev->index;
-		__entry->bytes = bytes;
+		__entry->bytes = (u64)nr_pages << PAGE_SHIFT;
 		__entry->latency_us = latency_us;
 		__entry->error = error;
 	),
