@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which accelerator QEMU can really use here: found once per host boot by booting a guest."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .cache import cache_dir, locked
+from .errors import GuestError
+
+KVM_BOOT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Accel:
+    """QEMU's -accel and -cpu."""
+
+    accel: str
+    cpu: str
+
+    @property
+    def is_kvm(self):
+        """True where the guest runs on the processor itself."""
+        return self.accel.startswith("kvm")
+
+    def arguments(self):
+        """Return the arguments for QEMU."""
+        return ["-accel", self.accel, "-cpu", self.cpu]
+
+
+KVM = Accel("kvm", "host")
+TCG = Accel("tcg,thread=multi", "qemu64")
+# One thread runs all CPUs in turn: what -icount needs, and steadier for kernels with much
+# debugging in them.
+TCG_SINGLE = Accel("tcg,thread=single", "qemu64")
+
+
+def choose():
+    """Return KVM if a stock guest boots with it, else TCG.
+
+    /dev/kvm that opens proves nothing: nested set-ups exist on which a guest hangs.
+    """
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    result = cache_dir() / "accelerator.json"
+    with locked(result.with_suffix(".lock")):
+        try:
+            known = json.loads(result.read_text("ascii"))
+            if known.pop("boot_id") == boot_id:
+                return Accel(**known)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        chosen = KVM if _boots_with_kvm() else TCG
+        result.write_text(json.dumps({"boot_id": boot_id, **asdict(chosen)}), "ascii")
+    return chosen
+
+
+def _boots_with_kvm():
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    from .guest import Guest  # Guest asks us for its accelerator
+    try:
+        with Guest(mem_mib=256, smp=1, module=None, balloon_opts=None, accel=KVM,
+                   boot_timeout=KVM_BOOT_SECONDS):
+            return True
+    except GuestError:
+        return False

@@ -1,0 +1,497 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One guest: its QEMU, its console, its command agent and its balloon."""
+
+import atexit
+import base64
+import contextlib
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from . import accel as accelerators
+from .errors import CommandFailed, GuestError, GuestTimeout
+from .image import build_image
+from .kernels import Kernel, build_module, tool
+from .qmp import Qmp
+
+MIB = 1 << 20
+FRAME_BYTES = 4096
+BALLOON_ID = "balloon0"
+BALLOON_PATH = f"/machine/peripheral/{BALLOON_ID}"
+CONSOLE_TAIL_LINES = 40
+BASE_CMDLINE = (
+    # no-reboot: a panic ends QEMU instead of going round
+    "console=ttyS0 quiet panic=-1 oops=panic rdinit=/init "
+    # emulation is slow and the machine may be busy: neither is a bug of the guest
+    "no_timer_check watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 "
+    "audit=0 i8042.noaux random.trust_cpu=on")
+TROUBLE = re.compile(
+    r"Kernel panic|BUG:|WARNING:|Call Trace:|Oops|general protection|Bad page state|"
+    r"KASAN:|UBSAN:|kmemleak: [1-9]|possible (circular|recursive|irq|unsafe)|"
+    r"INFO: task .* blocked for more|suspicious RCU|stall on CPU|detected stalls")
+
+
+class Guest:
+    """A guest under QEMU, to be used in a with statement.
+
+    kernel is None for the stock Debian kernel, or what Kernel.find() takes. balloon_opts
+    are properties of QEMU's balloon device (None: no such device); transport is modern,
+    transitional or legacy. module is loaded with module_params after boot: vballoon (built
+    if needed), virtio_balloon, or None. Both lie in /modules in any case.
+
+    mem_backend is a QEMU memory backend with its properties. files maps paths in the guest
+    to files here, extra_modules names further kernel modules to load at boot. incoming
+    makes a guest that waits for a migration instead of booting. icount, such as
+    "shift=0,sleep=off", makes time in the guest a count of its instructions. patience
+    multiplies every time limit (for slow debug kernels).
+    """
+
+    def __init__(self, mem_mib=1024, smp=2, kernel=None,
+                 balloon_opts="deflate-on-oom=on,free-page-reporting=on",
+                 module="vballoon", module_params="", swap_mib=0, extra_qemu=(),
+                 machine="pc", transport="transitional", mem_backend="memory-backend-ram",
+                 append="", files=None, extra_modules=(), module_path=None, incoming=False,
+                 accel=None, icount=None, boot_timeout=300, patience=1, name="guest"):
+        self.mem_mib = mem_mib
+        self.smp = smp
+        self.kernel = Kernel.find(kernel)
+        self.module = module
+        self.module_params = module_params
+        self.machine = machine
+        self.patience = patience
+        self.name = name
+        self.qemu_pid = None
+        self._balloon_opts = balloon_opts
+        self._swap_mib = swap_mib
+        self._extra_qemu = list(extra_qemu)
+        self._transport = transport
+        self._mem_backend = mem_backend
+        self._append = append
+        self._files = dict(files or {})
+        self._extra_modules = list(extra_modules)
+        self._module_path = module_path
+        self._incoming = incoming
+        self._accel = accel
+        self._icount = icount
+        self._boot_timeout = boot_timeout
+        self._process = None
+        self._monitor = None
+        self._agent = None
+        self._agent_buffer = b""
+        self._request = 0
+        self._checked_to = 0
+        self._folder = None
+
+    # Life
+
+    def __enter__(self):
+        try:
+            self.start()
+            if not self._incoming:
+                self.wait_boot()
+                if self.module:
+                    self.insmod(self.module_params)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    @property
+    def mem_bytes(self):
+        """The size of the guest's RAM."""
+        return self.mem_mib * MIB
+
+    @property
+    def qmp_socket(self):
+        """The path of a second QMP socket, for other programs."""
+        return self._folder / "qmp-outside"
+
+    @property
+    def console_log(self):
+        """The path of what the guest's kernel printed."""
+        return self._folder / "console"
+
+    @property
+    def alive(self):
+        """True while QEMU runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self):
+        """Start QEMU and connect to it; the guest begins to boot."""
+        if self._accel is None:
+            self._accel = accelerators.choose()
+        if self._icount:
+            self._accel = accelerators.TCG_SINGLE
+        self._folder = Path(tempfile.mkdtemp(prefix="vballoon-"))
+        atexit.register(self.close)
+        with open(self._folder / "qemu.log", "wb") as log:
+            # setpriv: QEMU dies with us even when we are killed
+            self._process = subprocess.Popen(
+                [tool("setpriv", "util-linux"), "--pdeathsig", "KILL", *self.command_line()],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        self.qemu_pid = self._process.pid
+        self._monitor = Qmp(self._connect("qmp"), self._limit(60))
+        self._agent = self._connect("agent")
+
+    def wait_boot(self):
+        """Wait until the guest takes commands, and make its swap ready."""
+        limit = time.monotonic() + self._limit(self._boot_timeout)
+        self._read_agent(lambda data: b"VBAL-READY\n" in data, limit, "the guest to boot")
+        self._agent_buffer = b""
+        if self._swap_mib:
+            self.check("mkswap /dev/vda >/dev/null && swapon /dev/vda")
+
+    def close(self):
+        """Kill QEMU and remove its files."""
+        atexit.unregister(self.close)
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+        if self._process is not None:
+            self._process.wait()
+        for connection in (self._monitor, self._agent):
+            if connection is not None:
+                connection.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def wait_exit(self, timeout=120):
+        """Wait until QEMU ended by itself (power off, or -no-reboot) and return its status."""
+        try:
+            return self._process.wait(self._limit(timeout))
+        except subprocess.TimeoutExpired:
+            raise self._failure(GuestTimeout, "QEMU did not end") from None
+
+    # QEMU's command line
+
+    def command_line(self):
+        """Return the command that starts QEMU."""
+        command = [tool("qemu-system-x86_64", "qemu-system-x86"),
+                   "-name", self.name, "-nodefaults", "-no-user-config", "-display", "none",
+                   "-no-reboot", "-smp", str(self.smp), "-m", f"{self.mem_mib}M",
+                   "-object", f"{self._mem_backend},id=ram0,size={self.mem_mib}M",
+                   *self._accel.arguments()]
+        if self.machine == "microvm":
+            command += self._microvm_arguments()
+        else:
+            command += ["-machine", f"{self.machine},memory-backend=ram0"]
+        if self._icount:
+            command += ["-icount", self._icount, "-rtc", "clock=vm"]
+        command += ["-kernel", str(self.kernel.image), "-initrd", str(self._image()),
+                    "-append", self._cmdline()]
+        for number, socket_name in enumerate(("qmp", "qmp-outside")):
+            command += ["-chardev", f"socket,id=mon{number},server=on,wait=off,"
+                        f"path={self._folder / socket_name}", "-mon", f"mon{number},mode=control"]
+        command += ["-chardev", f"file,id=console,path={self.console_log}",
+                    "-serial", "chardev:console", *self._agent_arguments()]
+        command += self._balloon_arguments()
+        if self._swap_mib:
+            command += self._swap_arguments()
+        if self._incoming:
+            command += ["-incoming", "defer"]
+        return command + self._extra_qemu
+
+    def _microvm_arguments(self):
+        legacy = "true" if self._transport == "legacy" else "false"
+        return ["-machine", "microvm,rtc=on,memory-backend=ram0",
+                "-global", f"virtio-mmio.force-legacy={legacy}"]
+
+    def _virtio(self, device):
+        """A virtio device's name on this machine, with the transport's properties."""
+        if self.machine == "microvm":
+            return f"{device}-device"
+        properties = {"modern": ",disable-legacy=on", "transitional": ",disable-legacy=off",
+                      "legacy": ",disable-legacy=off,disable-modern=on"}
+        return f"{device}-pci{properties[self._transport]}"
+
+    def _agent_arguments(self):
+        arguments = ["-chardev", "socket,id=agent,server=on,wait=off,"
+                     f"path={self._folder / 'agent'}"]
+        if self.machine == "microvm":
+            # one serial port is all that this machine has
+            return arguments + ["-device", "virtio-serial-device", "-device",
+                                "virtserialport,chardev=agent,name=vbal.agent"]
+        return arguments + ["-serial", "chardev:agent"]
+
+    def _balloon_arguments(self):
+        if self._balloon_opts is None:
+            return []
+        arguments = []
+        options = self._balloon_opts
+        if "free-page-hint=on" in options and "iothread=" not in options:
+            arguments += ["-object", "iothread,id=hint0"]
+            options += ",iothread=hint0"
+        return arguments + ["-device", self.balloon_device(options)]
+
+    def balloon_device(self, options=None):
+        """Return the balloon as an argument of -device."""
+        options = self._balloon_opts if options is None else options
+        return ",".join(filter(None, [self._virtio("virtio-balloon"), f"id={BALLOON_ID}",
+                                      options]))
+
+    def _swap_arguments(self):
+        disk = self._folder / "swap"
+        with open(disk, "wb") as stream:
+            stream.truncate(self._swap_mib * MIB)
+        return ["-drive", f"if=none,id=swap,format=raw,cache=unsafe,file={disk}",
+                "-device", f"{self._virtio('virtio-blk')},drive=swap"]
+
+    def _cmdline(self):
+        port = "virtio" if self.machine == "microvm" else "/dev/ttyS1"
+        return f"{BASE_CMDLINE} vbal.agent={port} {self._append}".strip()
+
+    def _image(self):
+        if self.machine == "microvm":
+            boot = ["virtio_mmio", "virtio_console"]
+        else:
+            boot = ["virtio_pci"]
+        if self._swap_mib:
+            boot.append("virtio_blk")
+        boot_files = self.kernel.module_files(boot + self._extra_modules)
+        late_files = self.kernel.module_files(["virtio_balloon"])[-1:]
+        if self._module_path:
+            late_files.append(Path(self._module_path))
+        elif self.module == "vballoon":
+            late_files.append(build_module(self.kernel))
+        return build_image(boot_files, late_files, self._files)
+
+    # Commands in the guest
+
+    def run(self, command, timeout=60):
+        """Run a shell command in the guest; return its return code and its output."""
+        seconds = int(self._limit(timeout))
+        self._request += 1
+        marker = f"VBAL-{self._request} ".encode()
+        code = base64.b64encode(command.encode()).decode()
+        self._agent.sendall(f"{self._request} {seconds} {code}\n".encode())
+        started = time.monotonic()
+        # the guest ends the command itself; longer than that means it is stuck
+        limit = started + seconds + self._limit(60)
+        what = f"the command '{command}'"
+        self._read_agent(lambda data: b"\n" in data.partition(marker)[2], limit, what)
+        header, _, self._agent_buffer = \
+            self._agent_buffer.partition(marker)[2].partition(b"\n")
+        returncode, length = (int(word) for word in header.split())
+        self._read_agent(lambda data: len(data) >= length, limit, what)
+        output = self._agent_buffer[:length].decode(errors="replace")
+        self._agent_buffer = self._agent_buffer[length:]
+        if returncode in (137, 143) and time.monotonic() - started >= seconds:
+            raise self._failure(GuestTimeout, f"{what} ran for more than {seconds} s: {output}")
+        return returncode, output
+
+    def check(self, command, timeout=60):
+        """Run a shell command that must succeed; return its output."""
+        returncode, output = self.run(command, timeout)
+        if returncode:
+            raise CommandFailed(command, returncode, output)
+        return output
+
+    def insmod(self, params="", module=None, timeout=120):
+        """Load the module."""
+        self.check(f"insmod /modules/{module or self.module}.ko {params}", timeout)
+
+    def rmmod(self, module=None, timeout=300):
+        """Unload the module."""
+        self.check(f"rmmod {module or self.module}", timeout)
+
+    def meminfo(self):
+        """Return /proc/meminfo, in kB."""
+        return {name.rstrip(":"): int(value) for name, value, *_ in
+                map(str.split, self.check("cat /proc/meminfo").splitlines())}
+
+    def vmstat(self):
+        """Return /proc/vmstat."""
+        return {name: int(value) for name, value in
+                map(str.split, self.check("cat /proc/vmstat").splitlines())}
+
+    def dmesg(self):
+        """Return the kernel's log."""
+        return self.check("dmesg")
+
+    def dirty(self, mib, timeout=300):
+        """Touch that much memory and free it again, so that the host has it resident."""
+        self.check(f"mount -t tmpfs -o size={mib + 16}M dirty /mnt && "
+                   f"dd if=/dev/zero of=/mnt/fill bs=1M count={mib} 2>/dev/null && "
+                   "rm /mnt/fill && umount /mnt", timeout)
+
+    # The balloon
+
+    def qmp(self, command, timeout=60, **arguments):
+        """Run a QMP command; underscores in argument names stand for dashes."""
+        arguments = {name.replace("_", "-"): value for name, value in arguments.items()}
+        return self._talk(self._monitor.command, command, arguments, self._limit(timeout))
+
+    def events(self):
+        """Return all QMP events so far."""
+        return self._talk(self._monitor.poll_events)
+
+    def wait_event(self, name, timeout=120, since=0):
+        """Wait for a QMP event; `since` is a number of earlier events to pass over."""
+        return self._talk(self._monitor.wait_event, name, self._limit(timeout), since)
+
+    def _talk(self, function, *arguments):
+        try:
+            return function(*arguments)
+        except GuestTimeout as error:
+            raise self._failure(GuestTimeout, str(error)) from error
+
+    def balloon(self, target_bytes):
+        """Ask for a guest of that size (QEMU's meaning: the size that is left to it)."""
+        self.qmp("balloon", value=target_bytes)
+
+    def inflate(self, inflated_bytes):
+        """Ask for a balloon of that size."""
+        self.balloon(self.mem_bytes - inflated_bytes)
+
+    def actual_bytes(self):
+        """Return the guest's size as the host knows it (RAM less balloon)."""
+        return self.qmp("query-balloon")["actual"]
+
+    def inflated_bytes(self):
+        """Return the balloon's size as the host knows it."""
+        return self.mem_bytes - self.actual_bytes()
+
+    def wait_actual(self, size_bytes, timeout=120):
+        """Wait until the guest has exactly that size."""
+        self.wait_for(lambda: self.actual_bytes() == size_bytes, timeout,
+                      lambda: f"actual to become {size_bytes} (it is {self.actual_bytes()})")
+
+    def wait_inflated(self, inflated_bytes, timeout=120):
+        """Wait until the balloon has exactly that size."""
+        self.wait_actual(self.mem_bytes - inflated_bytes, timeout)
+
+    def poll_stats(self, seconds):
+        """Make QEMU ask for statistics every so many seconds (0: not at all)."""
+        self.qmp("qom-set", path=BALLOON_PATH, property="guest-stats-polling-interval",
+                 value=seconds)
+
+    def guest_stats(self):
+        """Return QEMU's guest-stats: its own dictionary, stats and last-update."""
+        return self.qmp("qom-get", path=BALLOON_PATH, property="guest-stats")
+
+    def fresh_stats(self, timeout=120):
+        """Return statistics that the guest sent after this call (to the second)."""
+        self.poll_stats(1)
+        before = self.guest_stats()["last-update"]
+        # the report after the next may have been on its way already: wait for two
+        self.wait_for(lambda: self.guest_stats()["last-update"] > before + 1, timeout,
+                      "new statistics")
+        return self.guest_stats()["stats"]
+
+    # Migration
+
+    def migrate_to(self, target, timeout=600):
+        """Move the guest to another Guest made with incoming=True."""
+        uri = f"unix:{target._folder / 'migration'}"
+        target.qmp("migrate-incoming", uri=uri)
+        self.qmp("migrate", uri=uri)
+
+        def ended():
+            status = self.qmp("query-migrate")
+            if status["status"] in ("failed", "cancelled"):
+                raise self._failure(GuestError, f"migration {status['status']}: "
+                                    f"{status.get('error-desc', 'QEMU says no more')}")
+            return status["status"] == "completed"
+        self.wait_for(ended, timeout, "the migration to end")
+        target.wait_for(lambda: target.qmp("query-status")["running"], timeout,
+                        "the migrated guest to run")
+        target._request = self._request
+
+    # The host's view
+
+    def rss_kb(self):
+        """Return the resident memory of the whole QEMU process."""
+        text = Path(f"/proc/{self.qemu_pid}/status").read_text("ascii")
+        return int(re.search(r"^VmRSS:\s+(\d+)", text, re.MULTILINE)[1])
+
+    def ram_rss_kb(self):
+        """Return how much of the guest's RAM is resident: QEMU's own memory left out."""
+        size_kb = None
+        for line in Path(f"/proc/{self.qemu_pid}/smaps").read_text("utf-8").splitlines():
+            words = line.split()
+            if words[0] == "Size:":
+                size_kb = int(words[1])
+            elif words[0] == "Rss:" and size_kb == self.mem_mib * 1024:
+                return int(words[1])
+        raise GuestError("the guest's RAM is not among QEMU's mappings")
+
+    def console(self):
+        """Return what the guest's kernel printed."""
+        try:
+            return self.console_log.read_text("utf-8", errors="replace").replace("\r", "")
+        except OSError:
+            return ""
+
+    def console_tail(self):
+        """Return the console's last lines and what QEMU itself said."""
+        lines = self.console().splitlines()[-CONSOLE_TAIL_LINES:]
+        with contextlib.suppress(OSError):
+            lines += (self._folder / "qemu.log").read_text(errors="replace").splitlines()
+        return "\n".join(lines)
+
+    def check_clean(self, allow=None):
+        """Raise if the kernel complained (a crash, a warning) since the last such call.
+
+        allow is a regular expression for lines that are expected.
+        """
+        text = self.console()[self._checked_to:]
+        self._checked_to += len(text)
+        lines = text.splitlines()
+        for number, line in enumerate(lines):
+            if TROUBLE.search(line) and not (allow and re.search(allow, line)):
+                excerpt = "\n".join(lines[max(0, number - 5):number + CONSOLE_TAIL_LINES])
+                raise GuestError(f"the guest's kernel complained:\n{excerpt}")
+
+    # Waiting
+
+    def wait_for(self, condition, timeout=120, what="a condition", interval=0.2):
+        """Poll until the condition holds; what may be a function that words the failure."""
+        limit = time.monotonic() + self._limit(timeout)
+        while not condition():
+            if time.monotonic() > limit:
+                text = what() if callable(what) else what
+                raise self._failure(GuestTimeout, f"waited too long for {text}")
+            time.sleep(interval)
+
+    def _limit(self, seconds):
+        return seconds * self.patience
+
+    def _connect(self, name):
+        limit = time.monotonic() + self._limit(60)
+        while True:
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.connect(str(self._folder / name))
+                return connection
+            except OSError as error:
+                connection.close()
+                if not self.alive or time.monotonic() > limit:
+                    raise self._failure(GuestError, f"QEMU did not start ({error})") from error
+            time.sleep(0.05)
+
+    def _read_agent(self, enough, limit, what):
+        while not enough(self._agent_buffer):
+            left = limit - time.monotonic()
+            if left <= 0:
+                raise self._failure(GuestTimeout, f"waited too long for {what}")
+            self._agent.settimeout(min(left, 5))
+            try:
+                data = self._agent.recv(1 << 16)
+            except TimeoutError:
+                continue
+            except OSError as error:
+                raise self._failure(GuestError, f"lost the guest ({error}) in {what}") from error
+            if not data:
+                raise self._failure(GuestError, f"QEMU ended while waiting for {what}")
+            self._agent_buffer += data
+
+    def _failure(self, kind, message):
+        return kind(f"{message}\n--- end of the console of {self.name} ---\n"
+                    f"{self.console_tail()}\n---")

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernels to boot, their modules, and vballoon.ko built for them."""
+
+import bz2
+import gzip
+import lzma
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cache import cache_dir, drop_old, file_hash, hash_of, locked
+from .errors import GuestError, Missing
+
+REPO = Path(__file__).resolve().parents[2]
+STOCK_PATTERN = "vmlinuz-6.1*"
+# Variables of our own Makefile that would mean something else to the kernel's.
+MAKE_VARIABLES = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "K", "FILTER", "VERSION")
+
+
+def tool(name, package):
+    """Return the path of a program of this machine; sbin counts even for non-root."""
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if not path:
+        raise Missing(f"{name} (Debian package {package})")
+    return path
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A bootable kernel.
+
+    root holds lib/modules/RELEASE ("/" for an installed kernel), or is None when
+    all that a guest needs is built in; kdir is where external modules are built
+    against.
+    """
+
+    image: Path
+    release: str
+    root: Path | None = None
+    kdir: Path | None = None
+
+    @classmethod
+    def stock(cls):
+        """The newest Debian 6.1 kernel of /boot that has its headers installed."""
+        images = sorted(Path("/boot").glob(STOCK_PATTERN), key=_version_key, reverse=True)
+        for image in images:
+            release = image.name.removeprefix("vmlinuz-")
+            kdir = Path("/lib/modules") / release / "build"
+            if (kdir / "Makefile").exists():
+                return cls(image, release, Path("/"), kdir)
+        if images:
+            release = images[0].name.removeprefix("vmlinuz-")
+            raise Missing(f"package linux-headers-{release} (headers of {images[0]})", "build")
+        raise Missing(f"a Debian kernel image (/boot/{STOCK_PATTERN}, package linux-image-amd64)")
+
+    @classmethod
+    def from_build(cls, kdir):
+        """A kernel built in a folder (make O=kdir), with its virtio drivers built in."""
+        kdir = Path(kdir)
+        image = kdir / "arch/x86/boot/bzImage"
+        try:
+            release = (kdir / "include/config/kernel.release").read_text("ascii").strip()
+        except OSError as error:
+            raise GuestError(f"{kdir} holds no built kernel: {error}") from error
+        return cls(image, release, None, kdir)
+
+    @classmethod
+    def find(cls, kernel=None):
+        """Turn None, a path of an image or build folder, or a Kernel into a Kernel."""
+        if kernel is None:
+            return cls.stock()
+        if isinstance(kernel, cls):
+            return kernel
+        path = Path(kernel).resolve()
+        if path.is_dir():
+            return cls.from_build(path)
+        if path.parts[-4:-1] == ("arch", "x86", "boot"):
+            return cls.from_build(path.parents[3])
+        release = image_release(path)
+        # an unpacked linux-image package has boot/ and lib/modules side by side
+        for root in (path.parents[1], Path("/")):
+            modules = root / "lib/modules" / release
+            if modules.is_dir():
+                kdir = modules / "build"
+                return cls(path, release, root, kdir if kdir.is_dir() else None)
+        return cls(path, release)
+
+    def module_files(self, names):
+        """Return the files to load, in order, so that the named modules work.
+
+        What the kernel has built in is left out.
+        """
+        if self.root is None:
+            return _built_modules(self.kdir, names)
+        folder = self.root / "lib/modules" / self.release
+        if not (folder / "modules.dep.bin").exists():
+            subprocess.run([tool("depmod", "kmod"), "-b", str(self.root), self.release],
+                           check=True)
+        files = []
+        for name in names:
+            command = [tool("modprobe", "kmod"), "-d", str(self.root), "-S", self.release,
+                       "-C", "/dev/null", "--show-depends", name]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode:
+                raise GuestError(f"kernel {self.release} has no module {name}: "
+                                 f"{result.stderr.strip()}")
+            for line in result.stdout.splitlines():
+                words = line.split()
+                if words[0] == "insmod" and Path(words[1]) not in files:
+                    files.append(Path(words[1]))
+        return files
+
+
+def _version_key(path):
+    return [int(number) for number in re.findall(r"\d+", path.name)]
+
+
+def _built_modules(kdir, names):
+    if kdir is None:
+        return []
+    files = []
+    for name in names:
+        found = list(kdir.glob(f"drivers/*/{name}.ko"))
+        files.extend(found[:1])
+    return files
+
+
+def image_release(path):
+    """Read the release string out of a bzImage's header."""
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(0x8000)
+    except OSError as error:
+        raise GuestError(f"cannot read the kernel image {path}: {error.strerror}") from error
+    if head[0x202:0x206] != b"HdrS":
+        raise GuestError(f"{path} is not an x86 kernel image (bzImage)")
+    start = int.from_bytes(head[0x20e:0x210], "little") + 0x200
+    return head[start:].split(b"\0", 1)[0].split()[0].decode()
+
+
+def module_content(path):
+    """Return a module's bytes, unpacked: a guest has no tool for compressed ones."""
+    data = path.read_bytes()
+    unpack = {".gz": gzip.decompress, ".xz": lzma.decompress, ".bz2": bz2.decompress}
+    if path.suffix in unpack:
+        return unpack[path.suffix](data)
+    if path.suffix == ".zst":
+        return subprocess.run([tool("zstd", "zstd"), "-dc", str(path)], check=True,
+                              capture_output=True).stdout
+    return data
+
+
+def driver_sources(repo=REPO):
+    """Return the files that vballoon.ko is built from."""
+    names = [repo / "Kbuild", repo / "VERSION"]
+    names += sorted(repo.glob("balloon_*.c")) + sorted(repo.glob("include/*.h"))
+    return names
+
+
+def build_module(kernel=None, repo=REPO, extra_make=()):
+    """Build vballoon.ko for a kernel, once for each state of the sources; return its path."""
+    kernel = Kernel.find(kernel)
+    if kernel.kdir is None:
+        raise Missing(f"package linux-headers-{kernel.release} (to build vballoon.ko)", "build")
+    sources = driver_sources(Path(repo))
+    if not any(name.suffix == ".c" for name in sources):
+        raise GuestError(f"{repo} holds no driver sources (balloon_*.c)")
+    key = hash_of([kernel.release, kernel.kdir, *extra_make]
+                  + [f"{path.name} {file_hash(path)}" for path in sources])
+    top = cache_dir("module")
+    folder = top / f"{kernel.release}-{key}"
+    module = folder / "vballoon.ko"
+    with locked(top / f"{key}.lock"):
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            (folder / "include").mkdir(parents=True)
+            for path in sources:
+                shutil.copy(path, folder / path.relative_to(repo))
+            _make_module(kernel, folder, extra_make)
+            (folder / "done").touch()
+        os.utime(folder)
+        drop_old(top, folder)
+    return module
+
+
+def _make_module(kernel, folder, extra_make):
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in MAKE_VARIABLES}
+    command = [tool("make", "make"), "-C", str(kernel.kdir), f"M={folder}", "W=1",
+               *extra_make, "modules"]
+    log = folder / "build.log"
+    with open(log, "w", encoding="utf-8") as stream:
+        result = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT,
+                                stdin=subprocess.DEVNULL, env=environment, check=False)
+    if result.returncode or not (folder / "vballoon.ko").exists():
+        text = log.read_text("utf-8", errors="replace")
+        raise GuestError(f"vballoon.ko does not build for {kernel.release}:\n{text[-4000:]}")
