@@ -266,8 +266,9 @@ static const struct {
 };
 
 /* Not named `features`: the bus has a file of that name, of digits. */
-static ssize_t negotiated_show(struct device *dev,
-			       struct device_attribute *attr, char *buf)
+static ssize_t negotiated_features_show(struct device *dev,
+					struct device_attribute *attr,
+					char *buf)
 {
 	struct vbal_dev *vb = vbal_from_dev(dev);
 	unsigned int i;
@@ -279,7 +280,7 @@ static ssize_t negotiated_show(struct device *dev,
 					     vbal_features[i].name);
 	return len + sysfs_emit_at(buf, len, "\n");
 }
-static DEVICE_ATTR_RO(negotiated);
+static DEVICE_ATTR_RO(negotiated_features);
 
 /* A setting counts from now on: the size worker looks at it at once. */
 static ssize_t vbal_setting_stored(struct vbal_dev *vb, int ret, size_t count)
@@ -362,7 +363,7 @@ static struct attribute *vbal_attrs[] = {
 	&dev_attr_floor_bytes.attr,
 	&dev_attr_reserve_bytes.attr,
 
-	&dev_attr_negotiated.attr,
+	&dev_attr_negotiated_features.attr,
 	&dev_attr_transfer.attr,
 
 	&vbal_order_value_0.attr.attr,
