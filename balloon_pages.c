@@ -300,8 +300,7 @@ void vbal_pages_hold(struct vbal_pages *vp, struct vbal_blocks *in,
 	struct vbal_tally tally = {};
 	struct page *page;
 
-	vbal_for_each_block(page, in)
-	{
+	vbal_for_each_block(page, in) {
 		unsigned int order = vbal_block_order(page);
 
 		vbal_block_count(page, order, BALLOON_INFLATE);
@@ -456,8 +455,7 @@ void vbal_pages_free(struct vbal_pages *vp, struct vbal_blocks *in)
 	struct vbal_tally tally = {};
 	struct page *page;
 
-	vbal_for_each_block(page, in)
-	{
+	vbal_for_each_block(page, in) {
 		unsigned int order = vbal_block_order(page);
 
 		vbal_block_count(page, order, BALLOON_DEFLATE);

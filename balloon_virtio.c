@@ -612,8 +612,7 @@ int vbal_wire_load(struct vbal_dev *vb, struct vbal_batch *batch,
 		sg_init_table(batch->sg, ARRAY_SIZE(batch->sg));
 		list_sort(NULL, &batch->blocks.list, vbal_block_cmp);
 	}
-	vbal_for_each_block(page, &batch->blocks)
-	{
+	vbal_for_each_block(page, &batch->blocks) {
 		unsigned int order = vbal_block_order(page);
 
 		if (batch->mode == VBAL_MODE_RANGE)
