@@ -65,6 +65,7 @@ static inline int vbal_compat_find_vqs(struct virtio_device *vdev,
 	}
 	return virtio_find_vqs(vdev, nvqs, vqs, callbacks, names, desc);
 }
+
 #define virtio_find_vqs vbal_compat_find_vqs
 #endif
 
@@ -124,16 +125,17 @@ static inline void vbal_balloon_page_swap(struct balloon_dev_info *bdi,
  * v6.7: shrinkers are allocated. struct vbal_shrinker hides which of both it
  * is; the callbacks find their device through vbal_shrinker_priv().
  */
+typedef unsigned long(vbal_shrink_fn)(struct shrinker *s,
+				      struct shrink_control *sc);
+
 #ifdef VBAL_HAVE_SHRINKER_ALLOC
 struct vbal_shrinker {
 	struct shrinker *shrinker;
 };
 
-static inline int vbal_shrinker_register(
-	struct vbal_shrinker *vs,
-	unsigned long (*count)(struct shrinker *s, struct shrink_control *sc),
-	unsigned long (*scan)(struct shrinker *s, struct shrink_control *sc),
-	void *priv)
+static inline int vbal_shrinker_register(struct vbal_shrinker *vs,
+					 vbal_shrink_fn *count,
+					 vbal_shrink_fn *scan, void *priv)
 {
 	vs->shrinker = shrinker_alloc(0, "vballoon");
 	if (!vs->shrinker)
@@ -161,11 +163,9 @@ struct vbal_shrinker {
 	void *priv;
 };
 
-static inline int vbal_shrinker_register(
-	struct vbal_shrinker *vs,
-	unsigned long (*count)(struct shrinker *s, struct shrink_control *sc),
-	unsigned long (*scan)(struct shrinker *s, struct shrink_control *sc),
-	void *priv)
+static inline int vbal_shrinker_register(struct vbal_shrinker *vs,
+					 vbal_shrink_fn *count,
+					 vbal_shrink_fn *scan, void *priv)
 {
 	vs->priv = priv;
 	vs->shrinker.count_objects = count;
