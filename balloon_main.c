@@ -280,6 +280,8 @@ static int vbal_inflate(struct vbal_dev *vb, unsigned long want_pages,
 		return ret;
 	vbal_guard_sample(&s, vbal_pages_held(&vb->pages),
 			  !vb->pages.adjust_managed);
+	/* What is in flight is as good as gone. */
+	s.held_pages += vb->busy_pages;
 	vbal_guard_ask(&vb->guard, &s, want_pages, v);
 	trace_vbal_guard(vb, &s, want_pages, v);
 	if (!v->grant_pages)
@@ -667,10 +669,10 @@ static void vbal_guard_wake(struct vbal_guard *g)
 }
 
 static int vbal_oom_notify(struct notifier_block *nb, unsigned long unused,
-			   void *parm)
+			   void *param)
 {
 	struct vbal_dev *vb = container_of(nb, struct vbal_dev, oom_nb);
-	unsigned long *freed = parm;
+	unsigned long *freed = param;
 	unsigned long nr_pages;
 	u64 now_ms = vbal_now_ms();
 

@@ -151,7 +151,7 @@ static int vbal_pages_node(void)
  * @out: receives the blocks
  *
  * Context: Size worker. May reclaim as @want allows.
- * Return: pages added to @out; 0 when there is no block of @want's orders.
+ * Return: pages added to @out; 0 when there is no block of the orders that @want allows.
  */
 unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 			       const struct vbal_want *want,

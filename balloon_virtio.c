@@ -18,7 +18,7 @@
 
 static_assert(VBAL_PFNS_PER_BUF * sizeof(__virtio32) <= PAGE_SIZE);
 static_assert(VBAL_PFNS_PER_BUF % VBAL_FRAMES_PER_PAGE == 0);
-static_assert(VBAL_BUFS_PER_BATCH *VBAL_NR_BATCHES <= 128);
+static_assert(VBAL_BUFS_IN_FLIGHT <= 128);
 static_assert(sizeof(struct virtio_balloon_config) == 16);
 
 /* The queue wakes whoever waits; hard interrupt. */
@@ -785,7 +785,7 @@ static bool vbal_cond_token(struct vbal_vq *q, void *arg)
 }
 
 /**
- * vbal_wire_wait() - wait for the acknowledgement of a batch
+ * vbal_wire_wait() - wait for the acknowledgment of a batch
  * @vb: the device
  * @batch: the batch
  *

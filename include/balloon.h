@@ -35,7 +35,7 @@
  *   allocated (a batch owns it) -> submitted (the host may discard it) ->
  *   acknowledged -> held (a bag owns it) -> picked (a batch owns it) -> told
  *   where it has to be -> free. From submitted on it goes back to the guest
- *   only after the host's acknowledgement or after the device was reset.
+ *   only after the host's acknowledgment or after the device was reset.
  *
  * The end
  *   stop the entrances, then the works, then give the blocks back (telling the

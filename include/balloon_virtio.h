@@ -24,6 +24,7 @@ struct vbal_dev;
 #define VBAL_RANGES_PER_BATCH 32
 /* Together they fill QEMU's ring of 128. */
 #define VBAL_NR_BATCHES 4
+#define VBAL_BUFS_IN_FLIGHT (VBAL_BUFS_PER_BATCH * VBAL_NR_BATCHES)
 /* Shorter ranges gain nothing over PFNs: as many pages to a request. */
 #define VBAL_RANGE_MIN_ORDER 3
 
