@@ -317,7 +317,7 @@ static unsigned long vbal_hint_shrink_scan(struct shrinker *shrinker,
  * vbal_hint_init() - prepare for vbal_hint_start()
  * @vb: the device
  *
- * Once, in probe.
+ * Context: Probe.
  */
 void vbal_hint_init(struct vbal_dev *vb)
 {
@@ -348,11 +348,11 @@ static int vbal_hint_alloc_slots(struct vbal_hint *h, unsigned int ring_size)
  * vbal_hint_start() - follow the host's command ids
  * @vb: the device
  *
- * Connecting, before virtio_device_ready(); vbal_hint_changed() has to follow
- * after it, because the host may be in the middle of a migration. Does nothing
- * without FREE_PAGE_HINT. A failure leaves nothing to be undone.
+ * Does nothing without FREE_PAGE_HINT. A failure leaves nothing to be undone.
  *
- * Return: 0, or -ENOMEM
+ * Context: Connect, before virtio_device_ready(). vbal_hint_changed() has to
+ * follow after it: the host may be in the middle of a migration.
+ * Return: 0, or -ENOMEM.
  */
 int vbal_hint_start(struct vbal_dev *vb)
 {
@@ -384,7 +384,7 @@ int vbal_hint_start(struct vbal_dev *vb)
  * vbal_hint_changed() - the config space, perhaps the command id, has changed
  * @vb: the device
  *
- * Hard interrupt.
+ * Context: Any, hard interrupt included.
  */
 void vbal_hint_changed(struct vbal_dev *vb)
 {
@@ -398,7 +398,7 @@ void vbal_hint_changed(struct vbal_dev *vb)
  * vbal_hint_used() - the host has used buffers
  * @vb: the device
  *
- * The hint queue's callback, in hard interrupt.
+ * Context: The hint queue's callback, hard interrupt.
  */
 void vbal_hint_used(struct vbal_dev *vb)
 {
@@ -409,8 +409,10 @@ void vbal_hint_used(struct vbal_dev *vb)
  * vbal_hint_stop() - hint no more
  * @vb: the device
  *
- * Disconnecting, before the reset. Blocks that are ready go back to the guest;
- * those that the host may still discard wait for vbal_hint_release().
+ * Blocks that are ready go back to the guest; those that the host may still
+ * discard wait for vbal_hint_release().
+ *
+ * Context: Disconnect, before the reset. Waits for the work, never for the host.
  */
 void vbal_hint_stop(struct vbal_dev *vb)
 {
@@ -429,8 +431,8 @@ void vbal_hint_stop(struct vbal_dev *vb)
  * vbal_hint_release() - give back every block, used or not
  * @vb: the device
  *
- * Disconnecting, after vbal_hint_stop() and the reset: only then can the host
- * not discard a block any more whose buffer it never used.
+ * Context: Disconnect, after vbal_hint_stop() and the reset: only then can the
+ * host not discard a block any more whose buffer it never used.
  */
 void vbal_hint_release(struct vbal_dev *vb)
 {
@@ -477,10 +479,11 @@ static int vbal_report_pages(struct page_reporting_dev_info *prdev,
  * vbal_report_start() - let the kernel report its free pages
  * @vb: the device
  *
- * Connecting, after virtio_device_ready(). Does nothing without REPORTING. The
- * kernel serves one device only: with a second balloon the first one reports.
+ * Does nothing without REPORTING (virtio 1.2, 5.5.6.7). The kernel serves one
+ * device only: with a second balloon the first one reports.
  *
- * Return: 0, or what page_reporting_register() said but for -EBUSY
+ * Context: Connect, after virtio_device_ready().
+ * Return: 0, or what page_reporting_register() said but for -EBUSY.
  */
 int vbal_report_start(struct vbal_dev *vb)
 {
@@ -507,8 +510,8 @@ int vbal_report_start(struct vbal_dev *vb)
  * vbal_report_stop() - report no more
  * @vb: the device
  *
- * Disconnecting, before the reset: a report under way still waits for the host,
- * as long as vbal_vq_wait() lets it.
+ * Context: Disconnect, before the reset. Waits for a report under way, which
+ * waits for the host as long as vbal_vq_wait() lets it.
  */
 void vbal_report_stop(struct vbal_dev *vb)
 {

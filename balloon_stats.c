@@ -9,7 +9,6 @@
  */
 #include "balloon_stats.h"
 
-#include <linux/hugetlb.h>
 #include <linux/mm.h>
 #include <linux/vmstat.h>
 
@@ -164,7 +163,7 @@ static void vbal_stats_work(struct work_struct *work)
  * vbal_stats_init() - prepare for vbal_stats_start()
  * @vb: the device
  *
- * Once, in probe.
+ * Context: Probe.
  */
 void vbal_stats_init(struct vbal_dev *vb)
 {
@@ -175,11 +174,11 @@ void vbal_stats_init(struct vbal_dev *vb)
  * vbal_stats_start() - send the host its first buffer
  * @vb: the device
  *
- * The host returns it to ask for the next (virtio 1.2, 5.5.6.3). Connecting,
- * after virtio_device_ready(), because it notifies. Does nothing without
- * STATS_VQ.
+ * The host returns it to ask for the next (virtio 1.2, 5.5.6.3). Does nothing
+ * without STATS_VQ.
  *
- * Return: 0, or what vbal_vq_add_out() said
+ * Context: Connect, after virtio_device_ready(), because it notifies.
+ * Return: 0, or what vbal_vq_add_out() said.
  */
 int vbal_stats_start(struct vbal_dev *vb)
 {
@@ -198,7 +197,9 @@ int vbal_stats_start(struct vbal_dev *vb)
  * vbal_stats_stop() - answer no more requests
  * @vb: the device
  *
- * Disconnecting, before the reset. The buffer may still be with the host.
+ * The buffer may still be with the host.
+ *
+ * Context: Disconnect, before the reset. Waits for an answer under way.
  */
 void vbal_stats_stop(struct vbal_dev *vb)
 {
@@ -211,7 +212,7 @@ void vbal_stats_stop(struct vbal_dev *vb)
  * vbal_stats_requested() - the host has returned the buffer
  * @vb: the device
  *
- * The stats queue's callback, in hard interrupt.
+ * Context: The stats queue's callback, hard interrupt.
  */
 void vbal_stats_requested(struct vbal_dev *vb)
 {

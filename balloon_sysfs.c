@@ -553,7 +553,9 @@ DEFINE_SHOW_ATTRIBUTE(vbal_signals);
 /**
  * vbal_debug_register() - make the driver's debugfs directory
  *
- * Module init, before the first probe. debugfs never fails for its callers.
+ * debugfs never fails for its callers.
+ *
+ * Context: Module init, before the first probe.
  */
 void vbal_debug_register(void)
 {
@@ -563,7 +565,7 @@ void vbal_debug_register(void)
 /**
  * vbal_debug_unregister() - remove the driver's debugfs directory
  *
- * Module exit, after the last remove.
+ * Context: Module exit, after the last remove.
  */
 void vbal_debug_unregister(void)
 {
@@ -574,7 +576,7 @@ void vbal_debug_unregister(void)
  * vbal_debug_init() - make a device's debugfs files
  * @vb: the device, with all that the files read initialised
  *
- * Probe, before vbal_connect().
+ * Context: Probe, before vbal_connect().
  */
 void vbal_debug_init(struct vbal_dev *vb)
 {
@@ -591,7 +593,7 @@ void vbal_debug_init(struct vbal_dev *vb)
  * vbal_debug_exit() - remove a device's debugfs files
  * @vb: the device
  *
- * First thing in remove. Waits for readers.
+ * Context: Remove, first of all. Waits for readers.
  */
 void vbal_debug_exit(struct vbal_dev *vb)
 {
@@ -604,7 +606,7 @@ void vbal_debug_exit(struct vbal_dev *vb)
  * @phase: what with
  * @start_ns: since when, by ktime_get_ns()
  *
- * Size worker.
+ * Context: Size worker.
  */
 void vbal_debug_phase(struct vbal_dev *vb, enum vbal_phase phase, u64 start_ns)
 {
@@ -620,7 +622,7 @@ void vbal_debug_phase(struct vbal_dev *vb, enum vbal_phase phase, u64 start_ns)
  * @vb: the device
  * @batch: the batch
  *
- * Whoever owns the batch, once for each time it was submitted.
+ * Context: Whoever owns the batch, once for each time it was submitted.
  */
 void vbal_debug_acked(struct vbal_dev *vb, const struct vbal_batch *batch)
 {
@@ -705,7 +707,7 @@ static void vbal_debug_resize_end(struct vbal_dev *vb, enum vbal_state state)
  *
  * A resize is what lies between two rests.
  *
- * Size worker, or whoever has stopped it.
+ * Context: Size worker, or whoever has stopped it.
  */
 void vbal_debug_state(struct vbal_dev *vb, enum vbal_state state)
 {
