@@ -55,13 +55,17 @@
 #define VBAL_STALL_LIMIT 4
 
 /*
- * Dropping page cache: a portion every 100 ms, from 1/1024 of RAM doubling to
- * 1/64, so that a whole guest's worth takes 6 s at least, and the first refault
- * is seen before much is gone.
+ * Page cache is dropped in portions, from 1/1024 of RAM doubling to 1/64, so
+ * that the first refault is seen before much is gone: a guest's worth of cold
+ * cache takes 6 s at least. Active pages may have been idle for days, since only
+ * reclaim ages them, or may not: they go in portions of up to 1/256, a guest's
+ * worth in two minutes.
  */
-#define VBAL_PORTION_MS 100
-#define VBAL_PORTION_MIN_SHIFT 10
-#define VBAL_PORTION_MAX_SHIFT 6
+#define VBAL_PORTION_SHIFT 10
+#define VBAL_COLD_SHIFT 6
+#define VBAL_COLD_MS 100
+#define VBAL_WARM_SHIFT 8
+#define VBAL_WARM_MS 500
 
 #define VBAL_HOLD_MIN_MS 1000
 #define VBAL_HOLD_MAX_MS 16000
@@ -449,6 +453,7 @@ void vbal_guard_sample(struct vbal_signals *s, unsigned long held_pages,
 	};
 	if (!held_in_total)
 		s->total_pages += held_pages;
+	s->warm_pages = global_node_page_state(NR_ACTIVE_FILE);
 	s->cold_pages =
 		vbal_beyond(global_node_page_state(NR_INACTIVE_FILE),
 			    global_node_page_state(NR_FILE_DIRTY) +
@@ -579,28 +584,29 @@ static unsigned long vbal_guard_room(const struct vbal_guard *g,
 
 /* The next portion of page cache is twice the last, unless that is long ago. */
 static void vbal_guard_next_portion(struct vbal_guard *g,
-				    const struct vbal_signals *s)
+				    const struct vbal_signals *s, bool cold)
 {
-	unsigned long smallest = max(s->total_pages >> VBAL_PORTION_MIN_SHIFT,
-				     VBAL_MIN_GRANT_PAGES);
-	unsigned long largest = max(s->total_pages >> VBAL_PORTION_MAX_SHIFT,
-				    VBAL_MIN_GRANT_PAGES);
+	unsigned int shift = cold ? VBAL_COLD_SHIFT : VBAL_WARM_SHIFT;
+	unsigned long smallest =
+		max(s->total_pages >> VBAL_PORTION_SHIFT, VBAL_MIN_GRANT_PAGES);
+	unsigned long largest = max(s->total_pages >> shift, smallest);
 
 	if (s->now_ms - g->portion_after_ms > VBAL_WINDOW_MS)
 		g->portion_pages = 0;
 	g->portion_pages = clamp(2 * g->portion_pages, smallest, largest);
 	g->portion_end_pages = s->held_pages + g->portion_pages;
-	g->portion_after_ms = s->now_ms + VBAL_PORTION_MS;
+	g->portion_after_ms = s->now_ms + (cold ? VBAL_COLD_MS : VBAL_WARM_MS);
 	g->dropped_pages += g->portion_pages;
 }
 
 /* What is left of this portion of page cache, or the next if its time is come. */
 static void vbal_guard_portion(struct vbal_guard *g,
 			       const struct vbal_signals *s,
-			       unsigned long want_pages, struct vbal_verdict *v)
+			       unsigned long want_pages, bool cold,
+			       struct vbal_verdict *v)
 {
 	if (s->now_ms >= g->portion_after_ms)
-		vbal_guard_next_portion(g, s);
+		vbal_guard_next_portion(g, s, cold);
 	v->reclaim = true;
 	v->grant_pages = min(want_pages,
 			     vbal_beyond(g->portion_end_pages, s->held_pages));
@@ -608,6 +614,28 @@ static void vbal_guard_portion(struct vbal_guard *g,
 		vbal_guard_refuse(v, VBAL_STATE_INFLATING,
 				  "dropping page cache in portions",
 				  g->portion_after_ms - s->now_ms);
+}
+
+/*
+ * Page cache, the cold first. Half of each kind stays: cold pages are cold only
+ * so far, and a guest without any page cache reads its programs over and over.
+ */
+static void vbal_guard_ask_cache(struct vbal_guard *g,
+				 const struct vbal_signals *s,
+				 unsigned long want_pages,
+				 struct vbal_verdict *v)
+{
+	unsigned long cold = min(want_pages, s->cold_pages / 2);
+	unsigned long warm = min(want_pages, s->warm_pages / 2);
+
+	if (vbal_guard_enough(cold, want_pages))
+		vbal_guard_portion(g, s, cold, true, v);
+	else if (vbal_guard_enough(warm, want_pages))
+		vbal_guard_portion(g, s, warm, false, v);
+	else
+		vbal_guard_refuse(v, VBAL_STATE_HELD_BY_FLOOR,
+				  "what the guest has left is in use",
+				  VBAL_FLOOR_RETRY_MS);
 }
 
 /**
@@ -650,14 +678,7 @@ void vbal_guard_ask(struct vbal_guard *g, const struct vbal_signals *s,
 			min(want_pages, max(plain / 2, VBAL_MIN_GRANT_PAGES));
 		return;
 	}
-	/* Half of the cold cache stays, for it is cold only so far. */
-	room = min(room, s->cold_pages / 2);
-	if (vbal_guard_enough(room, want_pages))
-		vbal_guard_portion(g, s, min(room, want_pages), v);
-	else
-		vbal_guard_refuse(v, VBAL_STATE_HELD_BY_FLOOR,
-				  "what the guest has left is in use",
-				  VBAL_FLOOR_RETRY_MS);
+	vbal_guard_ask_cache(g, s, min(room, want_pages), v);
 }
 
 /**

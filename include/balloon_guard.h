@@ -67,6 +67,7 @@ enum vbal_pressure {
  * @above_high_pages: those of @free_pages that can be taken without waking
  *	kswapd: beyond each zone's high watermark and its lowmem reserve
  * @cold_pages: clean page cache on the inactive list
+ * @warm_pages: page cache on the active list
  * @swapped_out: pages swapped out since boot
  * @refaults: workingset refaults, anon and file, since boot
  * @alloc_stalls: allocations that had to reclaim themselves, since boot
@@ -80,6 +81,7 @@ struct vbal_signals {
 	unsigned long high_wmark_pages;
 	unsigned long above_high_pages;
 	unsigned long cold_pages;
+	unsigned long warm_pages;
 	unsigned long swapped_out;
 	unsigned long refaults;
 	unsigned long alloc_stalls;

@@ -369,6 +369,37 @@ static void ask_leaves_half_of_the_cold_cache(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, ask(t, RAM), MIB(1));
 }
 
+static void ask_drops_warm_cache_slowly(struct kunit *test)
+{
+	static const unsigned int portion_mib[] = { 1, 2, 4, 4, 4 };
+	struct guard_test *t = test->priv;
+	unsigned int i;
+
+	set_cached(t, MIB(500), 0);
+	t->s.warm_pages = MIB(400);
+	for (i = 0; i < ARRAY_SIZE(portion_mib); i++) {
+		KUNIT_EXPECT_EQ(test, ask(t, RAM), MIB(portion_mib[i]));
+		KUNIT_EXPECT_TRUE(test, t->v.reclaim);
+		t->s.held_pages += t->v.grant_pages;
+		KUNIT_EXPECT_EQ(test, ask(t, RAM), 0);
+		KUNIT_EXPECT_EQ(test, t->v.state, VBAL_STATE_INFLATING);
+		KUNIT_EXPECT_EQ(test, t->v.retry_ms, 500);
+		t->s.now_ms += 500;
+	}
+}
+
+static void ask_leaves_half_of_the_warm_cache(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	set_cached(t, MIB(500), 0);
+	t->s.warm_pages = MIB(2) - 2;
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), 0);
+	KUNIT_EXPECT_EQ(test, t->v.state, VBAL_STATE_HELD_BY_FLOOR);
+	t->s.warm_pages = MIB(2);
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), MIB(1));
+}
+
 static void ask_leaves_cache_that_the_reserve_counts(struct kunit *test)
 {
 	struct guard_test *t = test->priv;
@@ -926,6 +957,8 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(ask_pauses_between_portions),
 	KUNIT_CASE(ask_starts_small_after_a_pause),
 	KUNIT_CASE(ask_leaves_half_of_the_cold_cache),
+	KUNIT_CASE(ask_drops_warm_cache_slowly),
+	KUNIT_CASE(ask_leaves_half_of_the_warm_cache),
 	KUNIT_CASE(ask_leaves_cache_that_the_reserve_counts),
 	KUNIT_CASE_PARAM(pressure_in_a_tight_guest_holds, pressure_gen_params),
 	KUNIT_CASE_PARAM(pressure_in_a_roomy_guest_is_ignored,

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Guests under pressure: the work they do meanwhile, and what it costs them.
+
+Shared by the guest tests of the guard and by scripts/bench-pressure.
+"""
+
+import contextlib
+import re
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vbalguest import Guest
+
+MIB = 1 << 20
+PAGE_BYTES = 4096
+CHUNK_MIB = 10
+SYSFS = "/sys/bus/virtio/drivers/vballoon/virtio*/balloon"
+TRACING = "/sys/kernel/tracing"
+BALLOON = "deflate-on-oom={},free-page-reporting=on"
+
+# One line per chunk read lands in /tmp/chunks; without /tmp/reading it stops. A disk's
+# pages stay in the page cache only while somebody has it open.
+READER = """
+exec 3<{path}
+while [ -e /tmp/reading ]; do
+    skip=0
+    while [ $skip -lt {mib} ] && [ -e /tmp/reading ]; do
+        dd if={path} of=/dev/null bs=1M count={chunk} skip=$skip 2>/dev/null
+        echo >>/tmp/chunks
+        skip=$((skip + {chunk}))
+    done
+done
+echo >/tmp/read-ended
+"""
+
+
+@dataclass
+class Sample:
+    """What a guest was like at one moment; counters are since boot."""
+
+    seconds: float
+    guest_mib: float
+    available_mib: float
+    chunks: int
+    swapped_out: int
+    swapped_in: int
+    refaults: int
+    oom_kills: int
+
+
+@dataclass
+class Recorder:
+    """Takes samples of a guest, on the test's clock."""
+
+    guest: Guest
+    started: float = field(default_factory=time.monotonic)
+    samples: list = field(default_factory=list)
+
+    def sample(self):
+        """Take one sample."""
+        text = self.guest.check(
+            "cat /proc/vmstat /proc/meminfo; echo chunks $(wc -l 2>/dev/null </tmp/chunks)")
+        values = {name: int(value) for name, value in
+                  re.findall(r"^(\w+):?\s+(\d+)", text, re.MULTILINE)}
+        self.samples.append(Sample(
+            seconds=time.monotonic() - self.started,
+            guest_mib=self.guest.actual_bytes() / MIB,
+            available_mib=values["MemAvailable"] / 1024,
+            chunks=values.get("chunks", 0),
+            swapped_out=values["pswpout"],
+            swapped_in=values["pswpin"],
+            refaults=values["workingset_refault_anon"] + values["workingset_refault_file"],
+            oom_kills=values["oom_kill"]))
+        return self.samples[-1]
+
+    def watch(self, seconds, interval=0.25):
+        """Take samples for so long; return the first and the last."""
+        first = last = self.sample()
+        while last.seconds - first.seconds < seconds:
+            time.sleep(interval)
+            last = self.sample()
+        return first, last
+
+
+class Reader:
+    """Reads a file in the guest round and round, and counts the chunks it has read."""
+
+    def __init__(self, guest, path, mib):
+        self.guest = guest
+        self.path = path
+        self.mib = mib
+
+    def start(self):
+        """Begin to read."""
+        script = READER.format(path=self.path, mib=self.mib, chunk=CHUNK_MIB)
+        self.guest.check(f"cat >/tmp/reader <<'END'\n{script}\nEND\n"
+                         ": >/tmp/reading; : >/tmp/chunks; rm -f /tmp/read-ended\n"
+                         "sh /tmp/reader </dev/null >/dev/null 2>&1 &")
+
+    def stop(self):
+        """Stop, and wait for it."""
+        self.guest.check("rm /tmp/reading")
+        self.guest.wait_for(lambda: self.guest.run("test -e /tmp/read-ended")[0] == 0,
+                            what="the reader to stop")
+
+    def rounds(self):
+        """Return how often it has read all of the file."""
+        return int(self.guest.check("wc -l </tmp/chunks")) * CHUNK_MIB / self.mib
+
+    def wait_rounds(self, count, timeout=300):
+        """Wait until it has read the file so many times more."""
+        goal = self.rounds() + count
+        self.guest.wait_for(lambda: self.rounds() >= goal, timeout,
+                            f"the reader to read {self.path} {count} times")
+
+
+def fill_tmpfs(guest, mib):
+    """Make a working set that only swap could take: a file in a tmpfs; return its path."""
+    guest.check(f"mount -t tmpfs -o size={mib + 8}M set /mnt && "
+                f"dd if=/dev/zero of=/mnt/set bs=1M count={mib} 2>/dev/null", timeout=300)
+    return "/mnt/set"
+
+
+@contextlib.contextmanager
+def disk(mib):
+    """Yield QEMU's arguments for one more disk; its pages are read into the page cache."""
+    with tempfile.NamedTemporaryFile(prefix="vballoon-disk-") as stream:
+        stream.truncate(mib * MIB)
+        yield ["-drive", f"if=none,id=files,format=raw,cache=unsafe,file={stream.name}",
+               "-device", "virtio-blk-pci,drive=files"]
+
+
+def balloon_value(guest, name):
+    """Read one of vballoon's files in sysfs."""
+    text = guest.check(f"cat {SYSFS}/{name}").strip()
+    return int(text) if text.isdigit() else text
+
+
+def is_settled(guest):
+    """True when vballoon is at its target, or was told by the guard to stay where it is."""
+    state, target, held = guest.check(
+        f"cd {SYSFS} && cat state target_bytes held_bytes").split()
+    if state == "at-target":
+        return target == held
+    return state.startswith("held-by-")
+
+
+def wait_settled(guest, timeout=120):
+    """Wait until vballoon has done what it can about its target."""
+    guest.wait_for(lambda: is_settled(guest), timeout,
+                   lambda: "the balloon to settle; it is "
+                   + guest.check(f"cd {SYSFS} && cat state reason | tr '\\n' ' '"))
+
+
+@contextlib.contextmanager
+def worker_runs(guest, function):
+    """Trace a work function of the guest's kernel; yield a function for its (start, end)s.
+
+    Times are the guest's, in seconds.
+    """
+    start, end = (f"{TRACING}/events/workqueue/workqueue_execute_{edge}"
+                  for edge in ("start", "end"))
+    guest.check(f"mountpoint -q {TRACING} || mount -t tracefs tracefs {TRACING}\n"
+                f"echo >{TRACING}/trace; echo 1 >{start}/enable; echo 1 >{end}/enable")
+    try:
+        yield lambda: parse_runs(guest.check(f"cat {TRACING}/trace"), function)
+    finally:
+        guest.run(f"echo 0 >{start}/enable; echo 0 >{end}/enable")
+
+
+def parse_runs(trace, function):
+    """Return (start, end) of each run of a work function in an ftrace text."""
+    pattern = re.compile(r"\s(\d+\.\d+): workqueue_execute_(start|end): "
+                         rf"work struct (\S+?):? function {function}\b")
+    runs, started = [], None
+    for seconds, edge, _ in pattern.findall(trace):
+        if edge == "start":
+            started = float(seconds)
+        elif started is not None:
+            runs.append((started, float(seconds)))
+            started = None
+    return runs
+
+
+def need_memory(guest, mib, rounds=1):
+    """Start a process that needs so much memory at once, and keep it a while.
+
+    Return its return code and what it printed.
+    """
+    return guest.run(f"dd if=/dev/zero of=/dev/null bs={mib}M count={rounds}", timeout=300)
+
+
+def working_set_guest(driver, deflate_on_oom="on", swap_mib=1024):
+    """The guest of most scenarios: 1 GiB and a swap disk."""
+    return Guest(mem_mib=1024, module=driver, swap_mib=swap_mib,
+                 balloon_opts=BALLOON.format(deflate_on_oom), name=f"pressure-{driver}")
+
+
+def host_cpu_seconds(guest):
+    """Return the CPU time QEMU has used so far."""
+    fields = Path(f"/proc/{guest.qemu_pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    ticks = int(subprocess.check_output(["getconf", "CLK_TCK"]))
+    return (int(fields[11]) + int(fields[12])) / ticks
