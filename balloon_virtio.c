@@ -134,14 +134,15 @@ static int vbal_wire_find_vqs(struct vbal_dev *vb, unsigned int nr_vqs)
 {
 	struct virtqueue_info info[VBAL_NR_VQS] = {};
 	struct virtqueue *vqs[VBAL_NR_VQS] = {};
-	u64 offered = vb->vdev->config->get_features(vb->vdev);
+	u64 offered[VIRTIO_FEATURES_U64S];
 	unsigned int id;
 	int ret;
 
+	virtio_get_features(vb->vdev, offered);
 	for (id = 0; id < nr_vqs; id++) {
 		int feature = vbal_vq_table[id].feature;
 
-		if (feature >= 0 && !(offered & BIT_ULL(feature)))
+		if (feature >= 0 && !(offered[0] & BIT_ULL(feature)))
 			continue;
 		info[id].name = vbal_vq_table[id].name;
 		if (feature < 0 || vbal_has(vb, feature))

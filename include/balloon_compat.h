@@ -79,6 +79,19 @@ static inline int vbal_compat_find_vqs(struct virtio_device *vdev,
 #define VIRTIO_BALLOON_S_DIRECT_RECLAIM 15
 #endif
 
+/* v6.17: virtio_get_features() fills an array; v6.18 names its size */
+#ifndef VIRTIO_FEATURES_U64S
+#define VIRTIO_FEATURES_U64S 2
+#endif
+#ifndef VBAL_HAVE_VIRTIO_GET_FEATURES
+static inline void virtio_get_features(struct virtio_device *vdev,
+				       u64 *features_out)
+{
+	features_out[0] = vdev->config->get_features(vdev);
+	features_out[1] = 0;
+}
+#endif
+
 /* v7.0: ballooned pages are counted per node, under nr_balloon_pages */
 static inline void vbal_mod_balloon_pages(struct page *page, long nr_pages)
 {
