@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Guests for the tests. A boot costs seconds, so tests share guests where they can."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+from vbalguest import Guest  # noqa: E402
+
+MIB = 1 << 20
+FRAME = 4096
+MAX_GUESTS = 2
+ALL_FEATURES = "deflate-on-oom=on,free-page-reporting=on,free-page-hint=on"
+
+
+def pytest_addoption(parser):
+    """Add our options to pytest's."""
+    parser.addoption("--kernel", metavar="PATH",
+                     help="bzImage or build folder to boot instead of the stock Debian kernel")
+    parser.addoption("--patience", type=float, metavar="FACTOR",
+                     help="multiply every time limit (default: 1, with --kernel 4)")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skip what another kernel cannot do."""
+    if not config.getoption("--kernel"):
+        return
+    skip = pytest.mark.skip(reason="needs the stock Debian kernel")
+    for item in items:
+        if item.get_closest_marker("stock"):
+            item.add_marker(skip)
+
+
+def pytest_unconfigure(config):
+    """End with the line that scripts/test adds up."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or config.option.collectonly:
+        return
+    passed = len(reporter.stats.get("passed", []))
+    failed = sum(len(reporter.stats.get(kind, [])) for kind in ("failed", "error"))
+    print(f"{passed} passed, {failed} failed")
+
+
+class Balloon:
+    """The driver in a guest, loaded by `Lab.loaded`, seen from both sides."""
+
+    def __init__(self, guest, base_total_kb):
+        self.guest = guest
+        self.base_total_kb = base_total_kb
+
+    def attr(self, name):
+        """Read an attribute of the driver in sysfs."""
+        return self.guest.check(f"cat /sys/bus/virtio/drivers/vballoon/virtio*/balloon/{name}"
+                                ).strip()
+
+    def features(self):
+        """Return the negotiated feature bits."""
+        text = self.guest.check("cat /sys/bus/virtio/drivers/vballoon/virtio*/features")
+        return {bit for bit, value in enumerate(text.strip()) if value == "1"}
+
+    def resize(self, inflated_bytes, timeout=180):
+        """Ask for a balloon of that size, wait for it, and compare all who count it."""
+        self.guest.inflate(inflated_bytes)
+        self.guest.wait_inflated(inflated_bytes, timeout)
+        self.check_counts(inflated_bytes)
+
+    def check_counts(self, inflated_bytes):
+        """Host, driver and the guest's own MemTotal agree to the frame."""
+        assert self.guest.inflated_bytes() == inflated_bytes
+        # `actual` is told before the pages in flight are all accounted for, so wait
+        self.guest.wait_for(lambda: int(self.attr("held_bytes")) == inflated_bytes, 60,
+                            lambda: f"held_bytes {self.attr('held_bytes')} to be {inflated_bytes}")
+        total_kb = self.guest.meminfo()["MemTotal"]
+        fallen = 0 if 2 in self.features() else inflated_bytes // 1024
+        assert self.base_total_kb - total_kb == fallen
+
+
+class Lab:
+    """Boots guests, keeps the last few, and throws away those in which a test failed."""
+
+    def __init__(self, kernel, patience):
+        self.defaults = {"kernel": kernel, "patience": patience, "mem_mib": 1024,
+                         "balloon_opts": ALL_FEATURES, "module": "vballoon"}
+        self._guests = {}
+
+    def guest(self, **options):
+        """Return a running guest with these options, without a balloon driver loaded."""
+        key = repr(sorted(options.items()))
+        guest = self._guests.pop(key, None)
+        if guest is None or not guest.alive:
+            while len(self._guests) >= MAX_GUESTS:
+                self._guests.pop(next(iter(self._guests))).close()
+            guest = self.fresh(**options)
+            guest.start()
+            guest.wait_boot()
+        self._guests[key] = guest
+        return guest
+
+    def fresh(self, **options):
+        """Return a guest of one test's own, not started."""
+        return Guest(**{**self.defaults, **options})
+
+    def drop(self, guest):
+        """Close a guest whose state is not to be trusted any more."""
+        self._guests = {key: other for key, other in self._guests.items() if other != guest}
+        guest.close()
+
+    def close(self):
+        """Close all guests."""
+        for guest in self._guests.values():
+            guest.close()
+
+    @contextlib.contextmanager
+    def loaded(self, guest, params="", target_bytes=0, allow=None):
+        """Load vballoon, hand out a Balloon, unload it, and see that nothing is left behind."""
+        try:
+            guest.inflate(target_bytes)
+            before_kb = guest.meminfo()
+            guest.insmod(params)
+            balloon = Balloon(guest, before_kb["MemTotal"])
+            yield balloon
+            guest.run("[ ! -e /sys/module/vballoon ] || rmmod vballoon", 300)
+            check_unloaded(guest, before_kb)
+            guest.inflate(0)
+            guest.check_clean(allow)
+        except BaseException:
+            self.drop(guest)
+            raise
+
+
+def check_unloaded(guest, before_kb):
+    """After rmmod the guest has its memory again and the host knows."""
+    assert "vballoon" not in guest.check("cat /proc/modules")
+    assert guest.meminfo()["MemTotal"] == before_kb["MemTotal"]
+    assert guest.inflated_bytes() == 0
+    # what else happens in a guest moves MemFree by a few MiB, a lost balloon by far more
+    guest.wait_for(lambda: guest.meminfo()["MemFree"] > before_kb["MemFree"] - 24 * 1024, 60,
+                   lambda: f"MemFree to come back: {guest.meminfo()} from {before_kb}")
+
+
+@pytest.fixture(scope="session")
+def lab(request):
+    """The session's guests."""
+    kernel = request.config.getoption("--kernel")
+    patience = request.config.getoption("--patience") or (4 if kernel else 1)
+    lab = Lab(kernel, patience)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def guest(lab):
+    """The guest that most tests share: every feature that QEMU has is offered."""
+    return lab.guest()

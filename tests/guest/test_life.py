@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Loading, unloading, another driver on the device, the device itself coming and going."""
+
+import pytest
+from conftest import FRAME, MIB, check_unloaded
+
+MODES = ("pfn", "range")
+SIZE = 400 * MIB + 3 * FRAME
+
+
+@pytest.mark.parametrize("transfer", MODES)
+def test_unload_gives_every_page_back(lab, guest, transfer):
+    """`loaded` compares memory before and after, here with a full balloon at unload."""
+    with lab.loaded(guest, f"transfer={transfer} deflate_on_oom=0") as balloon:
+        balloon.resize(SIZE)
+
+
+@pytest.mark.parametrize("transfer", MODES)
+def test_unload_while_inflating(lab, guest, transfer):
+    """The guest itself waits for the first page and unloads: a host would come too late."""
+    unload = ("cd /sys/bus/virtio/drivers/vballoon/virtio*/balloon && held=0; "
+              "while [ $held = 0 ]; do read -r held <held_bytes; done; "
+              "cd / && rmmod vballoon && echo $held")
+    in_the_middle = 0
+    for _ in range(20):
+        with lab.loaded(guest, f"transfer={transfer}"):
+            guest.inflate(700 * MIB)
+            in_the_middle += int(guest.check(unload, 300)) < 700 * MIB
+        if in_the_middle >= 2:
+            break
+    assert in_the_middle
+
+
+def test_reload_ten_times_while_the_host_keeps_its_wish(lab, guest):
+    before_kb = guest.meminfo()
+    for turn in range(10):
+        with lab.loaded(guest, "deflate_on_oom=0", target_bytes=SIZE) as balloon:
+            guest.wait_inflated(SIZE)
+            balloon.check_counts(SIZE)
+        assert guest.meminfo()["MemFree"] > before_kb["MemFree"] - 32 * 1024, f"turn {turn}"
+
+
+def test_another_driver_owns_the_device(lab, guest):
+    """The message names the other driver and the way out, and the way out works."""
+    before_kb = guest.meminfo()
+    guest.check("dmesg -c >/dev/null")
+    try:
+        guest.insmod(module="virtio_balloon")
+        guest.inflate(64 * MIB)
+        guest.wait_inflated(64 * MIB)
+        guest.insmod()
+        assert "owned by virtio_balloon; unload that driver (rmmod virtio_balloon)" \
+            in guest.dmesg()
+        assert guest.inflated_bytes() == 64 * MIB
+        guest.rmmod("virtio_balloon")
+        guest.rmmod("vballoon")
+        guest.insmod()
+        guest.wait_inflated(64 * MIB)
+        guest.rmmod("vballoon")
+        check_unloaded(guest, before_kb)
+        guest.check_clean()
+    except BaseException:
+        lab.drop(guest)
+        raise
+
+
+def test_device_is_unplugged_and_plugged_in_again(lab, guest):
+    with lab.loaded(guest) as balloon:
+        balloon.resize(SIZE)
+        seen = len(guest.events())
+        guest.qmp("device_del", id="balloon0")
+        guest.wait_event("DEVICE_DELETED", since=seen)
+        guest.wait_for(lambda: guest.run("ls /sys/bus/virtio/drivers/vballoon/virtio*")[0],
+                       60, "the driver to let go of its device")
+        guest.wait_for(lambda: guest.meminfo()["MemFree"] > 600 * 1024, 60,
+                       "the pages to come back")
+        driver, *properties = guest.balloon_device().split(",")
+        arguments = dict(item.split("=", 1) for item in properties)
+        on_off = {"on": True, "off": False}
+        guest.qmp("device_add", driver=driver,
+                  **{name: on_off.get(value, value) for name, value in arguments.items()})
+        guest.wait_for(lambda: not guest.run("ls /sys/bus/virtio/drivers/vballoon/virtio*")[0],
+                       60, "the driver to take the new device")
+        balloon.resize(SIZE)
+        balloon.resize(0)
