@@ -253,7 +253,9 @@ TRACE_EVENT(vbal_guard,
 		__entry->free_bytes = (u64)s->free_pages << PAGE_SHIFT;
 		__entry->reserve_bytes = (u64)vb->guard.reserve_pages
 					 << PAGE_SHIFT;
-		__entry->state = v->grant_pages ? vb->state : v->state;
+		__entry->state = v->give_back_pages ? VBAL_STATE_DEFLATING :
+				 v->grant_pages ? VBAL_STATE_INFLATING :
+				 v->state;
 		__entry->retry_ms = v->retry_ms;
 	),
 
