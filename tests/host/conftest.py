@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the tests of the host's tools share."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BALLOONCTL = ROOT / "scripts" / "balloonctl"
+sys.path.insert(0, str(ROOT / "scripts"))
+
+MIB = 1 << 20
+RUN_SECONDS = 300
+
+
+def pytest_unconfigure(config):
+    """End with the line that scripts/test adds up."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or config.option.collectonly:
+        return
+    passed = len(reporter.stats.get("passed", []))
+    failed = sum(len(reporter.stats.get(kind, [])) for kind in ("failed", "error"))
+    print(f"{passed} passed, {failed} failed")
+
+
+class Result:
+    """What a run of balloonctl came to."""
+
+    def __init__(self, process):
+        self.status = process.returncode
+        self.out = process.stdout
+        self.err = process.stderr
+
+    @property
+    def json(self):
+        """The output of --json."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def balloonctl():
+    """Run balloonctl; whatever happens, nobody is to see a traceback."""
+    def run(*arguments, **options):
+        process = subprocess.run([BALLOONCTL, *map(str, arguments)], capture_output=True,
+                                 text=True, timeout=RUN_SECONDS, check=False, **options)
+        assert "Traceback" not in process.stderr
+        return Result(process)
+    return run
