@@ -6,7 +6,6 @@ Shared by the guest tests of the guard and by scripts/bench-pressure.
 
 import contextlib
 import re
-import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -39,9 +38,13 @@ echo >/tmp/read-ended
 
 @dataclass
 class Sample:
-    """What a guest was like at one moment; counters are since boot."""
+    """What a guest was like at one moment; counters are since boot.
+
+    waited_seconds is how long its virtual CPUs waited for a processor of this machine.
+    """
 
     seconds: float
+    waited_seconds: float
     guest_mib: float
     available_mib: float
     chunks: int
@@ -67,6 +70,7 @@ class Recorder:
                   re.findall(r"^(\w+):?\s+(\d+)", text, re.MULTILINE)}
         self.samples.append(Sample(
             seconds=time.monotonic() - self.started,
+            waited_seconds=waited_seconds(self.guest),
             guest_mib=self.guest.actual_bytes() / MIB,
             available_mib=values["MemAvailable"] / 1024,
             chunks=values.get("chunks", 0),
@@ -139,6 +143,11 @@ def balloon_value(guest, name):
     return int(text) if text.isdigit() else text
 
 
+def set_balloon_value(guest, name, value):
+    """Write one of vballoon's files in sysfs."""
+    guest.check(f"echo {value} >$(echo {SYSFS}/{name})")
+
+
 def is_settled(guest):
     """True when vballoon is at its target, or was told by the guard to stay where it is."""
     state, target, held = guest.check(
@@ -185,22 +194,25 @@ def parse_runs(trace, function):
     return runs
 
 
-def need_memory(guest, mib, rounds=1):
-    """Start a process that needs so much memory at once, and keep it a while.
+def need_memory(guest, mib):
+    """Run a process that needs so much memory at once; return its return code and output."""
+    return guest.run(f"dd if=/dev/zero of=/dev/null bs={mib}M count=1", timeout=300)
 
-    Return its return code and what it printed.
+
+def waited_seconds(guest):
+    """Return how long the guest's virtual CPUs waited for a processor so far."""
+    waited_ns = 0
+    for cpu in guest.qmp("query-cpus-fast"):
+        path = Path(f"/proc/{guest.qemu_pid}/task/{cpu['thread-id']}/schedstat")
+        waited_ns += int(path.read_text("ascii").split()[1])
+    return waited_ns / 1e9
+
+
+def speed(first, last):
+    """Return the chunks a second that the reader read between two samples.
+
+    Time in which this machine was busy with something else does not count.
     """
-    return guest.run(f"dd if=/dev/zero of=/dev/null bs={mib}M count={rounds}", timeout=300)
-
-
-def working_set_guest(driver, deflate_on_oom="on", swap_mib=1024):
-    """The guest of most scenarios: 1 GiB and a swap disk."""
-    return Guest(mem_mib=1024, module=driver, swap_mib=swap_mib,
-                 balloon_opts=BALLOON.format(deflate_on_oom), name=f"pressure-{driver}")
-
-
-def host_cpu_seconds(guest):
-    """Return the CPU time QEMU has used so far."""
-    fields = Path(f"/proc/{guest.qemu_pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    ticks = int(subprocess.check_output(["getconf", "CLK_TCK"]))
-    return (int(fields[11]) + int(fields[12])) / ticks
+    seconds = last.seconds - first.seconds
+    waited = min(last.waited_seconds - first.waited_seconds, seconds * 0.9)
+    return (last.chunks - first.chunks) / (seconds - waited)

@@ -10,9 +10,10 @@ the same scenarios with both drivers, and speeds.
 import re
 
 import pytest
-from vbalpressure import (BALLOON, CHUNK_MIB, MIB, PAGE_BYTES, SYSFS, Reader, Recorder,
+from vbalguest import CommandFailed
+from vbalpressure import (BALLOON, CHUNK_MIB, MIB, PAGE_BYTES, Reader, Recorder,
                           balloon_value, disk, fill_tmpfs, is_settled, need_memory,
-                          wait_settled, worker_runs)
+                          set_balloon_value, wait_settled, worker_runs)
 
 # The thresholds are a stock kernel's: one with KASAN has other things in its memory.
 pytestmark = pytest.mark.stock
@@ -168,7 +169,7 @@ def test_unreachable_target_costs_nothing(lab):
 def test_guard_costs_an_idle_guest_nothing(lab):
     """Where there is plenty, guard=protect needs no more requests than guard=squeeze."""
     def requests_of_inflation(guest, policy):
-        guest.check(f"echo {policy} >$(echo {SYSFS}/policy)")
+        set_balloon_value(guest, "policy", policy)
         before = balloon_value(guest, "requests")
         guest.inflate(1024 * MIB)
         guest.wait_inflated(1024 * MIB)
@@ -194,8 +195,9 @@ def test_settings_are_checked_and_obeyed(lab):
         left = guest.meminfo()["MemTotal"] * 1024 - balloon_value(guest, "held_bytes")
         assert 512 * MIB <= left < 514 * MIB
         assert "floor" in balloon_value(guest, "reason")
-        assert guest.run(f"echo 200% >$(echo {SYSFS}/floor_bytes)")[0] != 0
-        guest.check(f"echo 10% >$(echo {SYSFS}/floor_bytes)")
+        with pytest.raises(CommandFailed, match="Invalid argument"):
+            set_balloon_value(guest, "floor_bytes", "200%")
+        set_balloon_value(guest, "floor_bytes", "10%")
         guest.wait_actual(TARGET_BYTES)
 
         guest.rmmod()
