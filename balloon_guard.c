@@ -161,10 +161,10 @@ unsigned long vbal_guard_default_reserve(unsigned long total_pages)
 	return vbal_guard_default_floor(total_pages) / 4;
 }
 
-/* What one unit of a size's suffix is in bytes, or 0 for no suffix. */
-static u64 vbal_guard_unit(char suffix)
+/* What one unit is in bytes, from a size's last character; 0 if that is none. */
+static u64 vbal_guard_unit(char last)
 {
-	switch (toupper(suffix)) {
+	switch (toupper(last)) {
 	case 'K':
 		return SZ_1K;
 	case 'M':
@@ -172,7 +172,7 @@ static u64 vbal_guard_unit(char suffix)
 	case 'G':
 		return SZ_1G;
 	}
-	return 0;
+	return isdigit(last) ? 1 : 0;
 }
 
 /**
@@ -187,30 +187,26 @@ static u64 vbal_guard_unit(char suffix)
 int vbal_guard_parse_size(const char *text, unsigned long total_pages,
 			  unsigned long *nr_pages)
 {
-	u64 unit = 1, value, limit = (u64)total_pages << PAGE_SHIFT;
 	char buf[VBAL_SIZE_TEXT_LEN];
 	char *number, *last;
+	u64 unit, limit, value;
 
 	if (strscpy(buf, text, sizeof(buf)) < 0)
 		return -EINVAL;
 	number = strim(buf);
-	last = number + strlen(number) - 1;
 	if (!isdigit(number[0]))
 		return -EINVAL;
-	if (!isdigit(*last)) {
-		unit = vbal_guard_unit(*last);
-		if (*last == '%')
-			limit = 100;
-		else if (!unit)
-			return -EINVAL;
-		*last = '\0';
-	}
-	if (kstrtou64(number, 10, &value))
+	last = number + strlen(number) - 1;
+	unit = vbal_guard_unit(*last);
+	limit = unit ? div64_u64((u64)total_pages << PAGE_SHIFT, unit) : 100;
+	if (!unit && *last != '%')
 		return -EINVAL;
-	if (value > (unit ? div64_u64(limit, unit) : limit))
+	if (!isdigit(*last))
+		*last = '\0';
+	if (kstrtou64(number, 10, &value) || value > limit)
 		return -EINVAL;
 	*nr_pages = unit ? (value * unit) >> PAGE_SHIFT :
-			   div_u64((u64)total_pages * value, 100);
+			   div_u64(total_pages * value, 100);
 	return 0;
 }
 
@@ -443,7 +439,7 @@ void vbal_guard_sample(struct vbal_signals *s, unsigned long held_pages,
 		       bool held_in_total)
 {
 	*s = (struct vbal_signals){
-		.now_ms = ktime_get_ns() / NSEC_PER_MSEC,
+		.now_ms = ktime_to_ms(ktime_get()),
 		.total_pages = totalram_pages(),
 		.held_pages = held_pages,
 		.avail_pages = max(si_mem_available(), 0L),
