@@ -1,0 +1,1076 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The whole driver on the fake host: the size worker, the wire, statistics,
+ * hinting and reporting, and hosts that do what no host should. After each test
+ * the device is unplugged; then nothing may be ballooned any more, MemTotal is
+ * what it was, and the host has seen no breach of the protocol.
+ */
+#include "../../balloon_main.c"
+#include "fake_host.h"
+
+#include <kunit/test.h>
+
+#include <linux/delay.h>
+
+#define F(name) BIT_ULL(VIRTIO_BALLOON_F_##name)
+#define MODERN BIT_ULL(VIRTIO_F_VERSION_1)
+#define EVENT_IDX BIT_ULL(VIRTIO_RING_F_EVENT_IDX)
+/* What QEMU offers with everything on. */
+#define QEMU \
+	(MODERN | EVENT_IDX | F(STATS_VQ) | F(DEFLATE_ON_OOM) | F(REPORTING))
+#define RANGE QEMU
+#define PFN (MODERN | EVENT_IDX | F(STATS_VQ))
+
+#define FRAMES_2M 512
+#define FRAMES_64M (32 * FRAMES_2M)
+
+struct device_test {
+	struct fake_host *h;
+	bool plugged;
+	bool may_break;
+	unsigned long total_before;
+	long ballooned_before;
+};
+
+static long ballooned(void)
+{
+	unsigned long *events;
+	long nr_pages = -1;
+
+	events = kcalloc(NR_VM_EVENT_ITEMS, sizeof(*events), GFP_KERNEL);
+	if (events) {
+		all_vm_events(events);
+		nr_pages = events[BALLOON_INFLATE] - events[BALLOON_DEFLATE];
+	}
+	kfree(events);
+	return nr_pages;
+}
+
+static int device_test_init(struct kunit *test)
+{
+	struct device_test *t = kunit_kzalloc(test, sizeof(*t), GFP_KERNEL);
+
+	if (!t)
+		return -ENOMEM;
+	test->priv = t;
+	t->total_before = totalram_pages();
+	t->ballooned_before = ballooned();
+	/* 6.1 runs the suites before the module has a place in sysfs. */
+	vbal_driver.driver.owner = NULL;
+	return register_virtio_driver(&vbal_driver);
+}
+
+static void unplug(struct kunit *test)
+{
+	struct device_test *t = test->priv;
+
+	if (t->plugged)
+		fake_host_unplug(t->h);
+	t->plugged = false;
+}
+
+static void device_test_exit(struct kunit *test)
+{
+	struct device_test *t = test->priv;
+
+	unplug(test);
+	if (t->h && !t->may_break)
+		KUNIT_EXPECT_EQ_MSG(test, t->h->nr_errors, 0U, "first: %s",
+				    t->h->error);
+	if (t->h)
+		fake_host_destroy(t->h);
+	unregister_virtio_driver(&vbal_driver);
+	vbal_driver.driver.owner = THIS_MODULE;
+	KUNIT_EXPECT_EQ(test, totalram_pages(), t->total_before);
+	KUNIT_EXPECT_EQ(test, ballooned(), t->ballooned_before);
+}
+
+static struct fake_host *host(struct kunit *test, u64 features)
+{
+	struct device_test *t = test->priv;
+
+	t->h = fake_host_create(features);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, t->h);
+	return t->h;
+}
+
+static struct vbal_dev *plug(struct kunit *test)
+{
+	struct device_test *t = test->priv;
+
+	KUNIT_ASSERT_EQ(test, fake_host_plug(t->h), 0);
+	t->plugged = true;
+	return t->h->vdev.priv;
+}
+
+static struct vbal_dev *plug_bound(struct kunit *test)
+{
+	struct device_test *t = test->priv;
+	struct vbal_dev *vb = plug(test);
+
+	KUNIT_ASSERT_TRUE(test, fake_host_bound(t->h));
+	return vb;
+}
+
+static void expect_actual(struct kunit *test, u32 nr_frames)
+{
+	struct device_test *t = test->priv;
+
+	KUNIT_EXPECT_TRUE_MSG(test,
+			      fake_wait(fake_host_actual(t->h) == nr_frames),
+			      "actual is %u, not %u", fake_host_actual(t->h),
+			      nr_frames);
+}
+
+static void resize_to(struct kunit *test, u32 nr_frames)
+{
+	struct device_test *t = test->priv;
+
+	fake_host_set_target(t->h, nr_frames);
+	expect_actual(test, nr_frames);
+}
+
+static unsigned long range_pages(struct vbal_dev *vb)
+{
+	struct vbal_bag *bag = &vb->pages.bag[VBAL_MODE_RANGE];
+	unsigned long nr_pages = atomic_long_read(&bag->nr_singles);
+	unsigned int order;
+
+	for (order = VBAL_BLOCK_ORDER; order < VBAL_NR_ORDERS; order++)
+		nr_pages += bag->nr_blocks[order] << order;
+	return nr_pages;
+}
+
+/* The size worker --------------------------------------------------------- */
+
+struct size_case {
+	const char *name;
+	u64 features;
+	u32 nr_frames;
+};
+
+static const struct size_case size_cases[] = {
+	{ "pfn, one frame", PFN, 1 },
+	{ "pfn, one less than a buffer", PFN, 255 },
+	{ "pfn, a buffer", PFN, 256 },
+	{ "pfn, one more than a buffer", PFN, 257 },
+	{ "pfn, one less than a block", PFN, 511 },
+	{ "pfn, a block", PFN, 512 },
+	{ "pfn, one more than a block", PFN, 513 },
+	{ "pfn, 64 MiB and one", PFN, FRAMES_64M + 1 },
+	{ "pfn, more than all batches", PFN, 5 * VBAL_PFNS_PER_BATCH + 3 },
+	{ "range, one frame", RANGE, 1 },
+	{ "range, a block", RANGE, 512 },
+	{ "range, one more than a block", RANGE, 513 },
+	{ "range, 64 MiB less one", RANGE, FRAMES_64M - 1 },
+	{ "must tell host", PFN | F(MUST_TELL_HOST), FRAMES_64M + 7 },
+	{ "must tell host, range", RANGE | F(MUST_TELL_HOST), FRAMES_64M + 7 },
+	{ "legacy", F(STATS_VQ), 2 * FRAMES_2M + 3 },
+	{ "legacy, nothing offered", 0, 2 * FRAMES_2M + 3 },
+	{ "no event index", MODERN | F(REPORTING), FRAMES_64M + 3 },
+};
+
+static void size_case_desc(const struct size_case *c, char *desc)
+{
+	strscpy(desc, c->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(size, size_cases, size_case_desc);
+
+static void worker_inflates_and_deflates_exactly(struct kunit *test)
+{
+	const struct size_case *c = test->param_value;
+	struct fake_host *h = host(test, c->features);
+	struct vbal_dev *vb = plug_bound(test);
+
+	resize_to(test, c->nr_frames);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages),
+			(unsigned long)c->nr_frames);
+	KUNIT_EXPECT_EQ(test, h->nr_frames + range_pages(vb),
+			(unsigned long)c->nr_frames);
+	if (c->features & F(REPORTING) && c->nr_frames >= FRAMES_2M)
+		KUNIT_EXPECT_GE(test, range_pages(vb),
+				(unsigned long)rounddown(c->nr_frames,
+							 FRAMES_2M));
+	resize_to(test, c->nr_frames / 3);
+	KUNIT_EXPECT_EQ(test, h->nr_frames + range_pages(vb),
+			(unsigned long)c->nr_frames / 3);
+	resize_to(test, 0);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!READ_ONCE(h->nr_frames)));
+}
+
+static void worker_keeps_memtotal_with_deflate_on_oom(struct kunit *test)
+{
+	struct device_test *t = test->priv;
+
+	host(test, PFN | F(DEFLATE_ON_OOM));
+	plug_bound(test);
+	resize_to(test, FRAMES_2M + 1);
+	KUNIT_EXPECT_EQ(test, totalram_pages(), t->total_before);
+}
+
+static void worker_leaves_memtotal_without(struct kunit *test)
+{
+	struct device_test *t = test->priv;
+
+	host(test, PFN);
+	plug_bound(test);
+	resize_to(test, FRAMES_2M + 1);
+	KUNIT_EXPECT_EQ(test, t->total_before - totalram_pages(),
+			FRAMES_2M + 1UL);
+}
+
+static void worker_follows_the_target_found_at_probe(struct kunit *test)
+{
+	struct fake_host *h = host(test, RANGE);
+
+	h->config.num_pages = cpu_to_le32(1000);
+	plug_bound(test);
+	expect_actual(test, 1000);
+}
+
+static void worker_clamps_a_target_beyond_ram(struct kunit *test)
+{
+	struct fake_host *h = host(test, RANGE);
+	struct vbal_dev *vb = plug_bound(test);
+
+	fake_host_set_target(h, U32_MAX);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->clamp_warned) &&
+					  fake_host_actual(h) > FRAMES_64M));
+	KUNIT_EXPECT_LT(test, vbal_pages_held(&vb->pages), vbal_ram_pages(vb));
+	resize_to(test, 0);
+}
+
+static void worker_stays_above_the_floor(struct kunit *test)
+{
+	struct fake_host *h = host(test, RANGE);
+	struct vbal_dev *vb = plug_bound(test);
+
+	fake_host_set_target(h, vbal_ram_pages(vb));
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->state) ==
+					  VBAL_STATE_HELD_BY_FLOOR));
+	KUNIT_EXPECT_GE(test, vbal_ram_pages(vb) - vbal_pages_held(&vb->pages),
+			vb->guard.floor_pages);
+	KUNIT_EXPECT_EQ(test, fake_host_actual(h),
+			(u32)vbal_pages_held(&vb->pages));
+	resize_to(test, 0);
+}
+
+static void worker_ends_at_the_last_of_many_targets(struct kunit *test)
+{
+	struct fake_host *h = host(test, PFN);
+	unsigned int i;
+
+	plug_bound(test);
+	for (i = 0; i < 500; i++)
+		fake_host_set_target(h, i * 7919 % FRAMES_64M);
+	resize_to(test, 4711);
+	KUNIT_EXPECT_EQ(test, h->nr_frames, 4711UL);
+}
+
+static void worker_writes_actual_seldom(struct kunit *test)
+{
+	struct fake_host *h = host(test, PFN);
+
+	plug_bound(test);
+	resize_to(test, 2 * FRAMES_64M);
+	/* 128 requests of 256 PFNs; virtio_balloon would write 128 times. */
+	KUNIT_EXPECT_LT(test, h->nr_actual_writes, 128U);
+	KUNIT_EXPECT_GE(test, h->nr_actual_writes, 1U);
+}
+
+static void worker_sends_many_buffers_per_notification(struct kunit *test)
+{
+	struct fake_host *h = host(test, PFN);
+
+	plug_bound(test);
+	resize_to(test, 2 * FRAMES_64M);
+	KUNIT_EXPECT_GE(test, h->q[FAKE_INFLATE].nr_used, 128UL);
+	KUNIT_EXPECT_LE(test, atomic_read(&h->q[FAKE_INFLATE].nr_notified),
+			(int)h->q[FAKE_INFLATE].nr_used / 8);
+}
+
+static void worker_with_must_tell_host_waits(struct kunit *test)
+{
+	struct fake_host *h = host(test, PFN | F(MUST_TELL_HOST));
+	struct vbal_dev *vb = plug_bound(test);
+
+	resize_to(test, FRAMES_2M);
+	fake_host_set_budget(h, FAKE_DEFLATE, 0);
+	fake_host_set_target(h, 0);
+	KUNIT_EXPECT_TRUE(test,
+			  fake_wait(vbal_wire_in_flight(vb, VBAL_VQ_DEFLATE)));
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages),
+			(unsigned long)FRAMES_2M);
+	fake_host_speak(h);
+	expect_actual(test, 0);
+}
+
+static void worker_without_must_tell_host_does_not_wait(struct kunit *test)
+{
+	struct fake_host *h = host(test, PFN);
+	struct vbal_dev *vb = plug_bound(test);
+
+	resize_to(test, FRAMES_2M);
+	fake_host_set_budget(h, FAKE_DEFLATE, 0);
+	fake_host_set_target(h, 0);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!vbal_pages_held(&vb->pages)));
+	fake_host_speak(h);
+	expect_actual(test, 0);
+}
+
+/* What was given back is not given again before the host has seen it. */
+static void worker_drains_deflate_before_inflate(struct kunit *test)
+{
+	struct fake_host *h = host(test, PFN);
+	struct vbal_dev *vb = plug_bound(test);
+	unsigned long nr_bufs;
+
+	resize_to(test, FRAMES_2M);
+	fake_host_set_budget(h, FAKE_DEFLATE, 0);
+	fake_host_set_target(h, 0);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!vbal_pages_held(&vb->pages)));
+	nr_bufs = READ_ONCE(vb->wire.q[VBAL_VQ_INFLATE].nr_bufs);
+	fake_host_set_target(h, FRAMES_2M);
+	msleep(50);
+	KUNIT_EXPECT_EQ(test, READ_ONCE(vb->wire.q[VBAL_VQ_INFLATE].nr_bufs),
+			nr_bufs);
+	fake_host_speak(h);
+	expect_actual(test, FRAMES_2M);
+}
+
+static void oom_gives_back_without_the_host(struct kunit *test)
+{
+	struct fake_host *h = host(test, RANGE);
+	struct vbal_dev *vb = plug_bound(test);
+	unsigned long freed = 0;
+
+	resize_to(test, FRAMES_64M);
+	fake_host_silence(h);
+	vbal_oom_notify(&vb->oom_nb, 0, &freed);
+	KUNIT_EXPECT_GT(test, freed, 0UL);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages),
+			(unsigned long)FRAMES_64M - freed);
+	fake_host_speak(h);
+}
+
+static void oom_by_pfn_tells_the_host(struct kunit *test)
+{
+	struct fake_host *h = host(test, PFN | F(DEFLATE_ON_OOM));
+	struct vbal_dev *vb = plug_bound(test);
+	unsigned long freed = 0;
+
+	resize_to(test, FRAMES_64M);
+	vbal_oom_notify(&vb->oom_nb, 0, &freed);
+	KUNIT_EXPECT_GT(test, freed, 0UL);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_frames) ==
+					  FRAMES_64M - freed));
+}
+
+static void oom_with_must_tell_host_and_silence(struct kunit *test)
+{
+	struct fake_host *h =
+		host(test, PFN | F(DEFLATE_ON_OOM) | F(MUST_TELL_HOST));
+	struct vbal_dev *vb = plug_bound(test);
+	unsigned long freed = 0;
+
+	resize_to(test, FRAMES_2M);
+	fake_host_silence(h);
+	vbal_oom_notify(&vb->oom_nb, 0, &freed);
+	KUNIT_EXPECT_EQ(test, freed, 0UL);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages),
+			(unsigned long)FRAMES_2M);
+	fake_host_speak(h);
+	KUNIT_EXPECT_TRUE(test,
+			  fake_wait(!vbal_pages_held(&vb->pages) ||
+				    !vb->wire.oom_batch->blocks.nr_pages));
+}
+
+static void freeze_and_restore_come_back_to_the_target(struct kunit *test)
+{
+	struct fake_host *h = host(test, RANGE);
+	struct vbal_dev *vb = plug_bound(test);
+
+	resize_to(test, FRAMES_64M + 3);
+	KUNIT_ASSERT_EQ(test, virtio_device_freeze(&h->vdev), 0);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages), 0UL);
+	KUNIT_ASSERT_EQ(test, virtio_device_restore(&h->vdev), 0);
+	expect_actual(test, FRAMES_64M + 3);
+}
+
+static struct kunit_case worker_test_cases[] = {
+	KUNIT_CASE_PARAM(worker_inflates_and_deflates_exactly, size_gen_params),
+	KUNIT_CASE(worker_keeps_memtotal_with_deflate_on_oom),
+	KUNIT_CASE(worker_leaves_memtotal_without),
+	KUNIT_CASE(worker_follows_the_target_found_at_probe),
+	KUNIT_CASE(worker_clamps_a_target_beyond_ram),
+	KUNIT_CASE(worker_stays_above_the_floor),
+	KUNIT_CASE(worker_ends_at_the_last_of_many_targets),
+	KUNIT_CASE(worker_writes_actual_seldom),
+	KUNIT_CASE(worker_sends_many_buffers_per_notification),
+	KUNIT_CASE(worker_with_must_tell_host_waits),
+	KUNIT_CASE(worker_without_must_tell_host_does_not_wait),
+	KUNIT_CASE(worker_drains_deflate_before_inflate),
+	KUNIT_CASE(oom_gives_back_without_the_host),
+	KUNIT_CASE(oom_by_pfn_tells_the_host),
+	KUNIT_CASE(oom_with_must_tell_host_and_silence),
+	KUNIT_CASE(freeze_and_restore_come_back_to_the_target),
+	{}
+};
+
+/* The wire ---------------------------------------------------------------- */
+
+struct ring_case {
+	unsigned int size;
+	u64 features;
+};
+
+static const struct ring_case ring_cases[] = {
+	{ 1, PFN },   { 2, PFN },    { 4, PFN },     { 16, PFN },
+	{ 64, PFN },  { 256, PFN },  { 1, RANGE },   { 2, RANGE },
+	{ 8, RANGE }, { 32, RANGE }, { 256, RANGE },
+};
+
+static void ring_case_desc(const struct ring_case *c, char *desc)
+{
+	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "%s, ring of %u",
+		 c->features == PFN ? "pfn" : "range", c->size);
+}
+
+KUNIT_ARRAY_PARAM(ring, ring_cases, ring_case_desc);
+
+/* Rings wrap around many times here. */
+static void wire_fits_any_ring(struct kunit *test)
+{
+	const struct ring_case *c = test->param_value;
+	struct fake_host *h = host(test, c->features);
+	unsigned int kind;
+
+	for (kind = 0; kind < FAKE_NR_QUEUES; kind++)
+		h->ring_size[kind] = c->size;
+	plug_bound(test);
+	resize_to(test, FRAMES_64M + 5);
+	resize_to(test, 3);
+	resize_to(test, FRAMES_2M * 3 + 1);
+}
+
+static void wire_ignores_used_lengths(struct kunit *test)
+{
+	struct fake_host *h = host(test, PFN);
+
+	h->used_len = U32_MAX;
+	plug_bound(test);
+	resize_to(test, FRAMES_2M * 3 + 1);
+	resize_to(test, 0);
+}
+
+static void wire_takes_answers_out_of_order(struct kunit *test)
+{
+	struct fake_host *h = host(test, PFN);
+
+	h->reverse = true;
+	plug_bound(test);
+	resize_to(test, FRAMES_64M + 1);
+	resize_to(test, 77);
+}
+
+/* Blocks are held only when every one of their buffers has come back. */
+static void
+wire_counts_a_block_when_all_of_it_is_acknowledged(struct kunit *test)
+{
+	struct fake_host *h = host(test, PFN);
+	struct vbal_dev *vb = plug_bound(test);
+
+	fake_host_set_budget(h, FAKE_INFLATE, 1);
+	fake_host_set_target(h, FRAMES_2M);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_frames) == 256));
+	msleep(20);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages), 0UL);
+	fake_host_set_budget(h, FAKE_INFLATE, 1);
+	expect_actual(test, FRAMES_2M);
+}
+
+static void wire_refuses_pages_beyond_16_tib(struct kunit *test)
+{
+	struct vbal_dev *vb;
+	int ret;
+
+	/* Only there a struct page need not exist to have a number. */
+	if (!IS_ENABLED(CONFIG_SPARSEMEM_VMEMMAP))
+		kunit_skip(test, "needs SPARSEMEM_VMEMMAP");
+	host(test, PFN);
+	vb = plug_bound(test);
+	mutex_lock(&vb->wire.mig_lock);
+	ret = vbal_wire_swap(vb, VBAL_MODE_PFN, pfn_to_page(1ULL << 32),
+			     pfn_to_page(1));
+	mutex_unlock(&vb->wire.mig_lock);
+	KUNIT_EXPECT_EQ(test, ret, -ERANGE);
+	KUNIT_EXPECT_EQ(test, vbal_wire_in_flight(vb, VBAL_VQ_INFLATE), 0U);
+}
+
+struct declined_case {
+	const char *name;
+	bool *param;
+	u64 feature;
+};
+
+static const struct declined_case declined_cases[] = {
+	{ "stats", &vbal_use_stats, F(STATS_VQ) },
+	{ "hinting", &vbal_use_hinting, F(FREE_PAGE_HINT) },
+	{ "reporting", &vbal_use_reporting, F(REPORTING) },
+	{ "deflate_on_oom", &vbal_use_deflate_on_oom, F(DEFLATE_ON_OOM) },
+	{ "must_tell_host", &vbal_use_must_tell_host, F(MUST_TELL_HOST) },
+};
+
+static void declined_case_desc(const struct declined_case *c, char *desc)
+{
+	strscpy(desc, c->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(declined, declined_cases, declined_case_desc);
+
+/* W29: a queue that is offered and declined still has its number. */
+static void wire_numbers_queues_by_what_is_offered(struct kunit *test)
+{
+	const struct declined_case *c = test->param_value;
+	struct fake_host *h =
+		host(test, QEMU | F(FREE_PAGE_HINT) | F(MUST_TELL_HOST));
+
+	*c->param = false;
+	plug_bound(test);
+	*c->param = true;
+	KUNIT_EXPECT_FALSE(test, h->vdev.features & c->feature);
+	resize_to(test, FRAMES_64M + 1);
+	resize_to(test, 1);
+}
+
+static void wire_never_accepts_unknown_bits(struct kunit *test)
+{
+	struct fake_host *h = host(test, QEMU | GENMASK_ULL(23, 6));
+
+	plug_bound(test);
+	KUNIT_EXPECT_EQ(test, h->vdev.features & GENMASK_ULL(23, 6), 0ULL);
+}
+
+static struct kunit_case wire_test_cases[] = {
+	KUNIT_CASE_PARAM(wire_fits_any_ring, ring_gen_params),
+	KUNIT_CASE(wire_ignores_used_lengths),
+	KUNIT_CASE(wire_takes_answers_out_of_order),
+	KUNIT_CASE(wire_counts_a_block_when_all_of_it_is_acknowledged),
+	KUNIT_CASE(wire_refuses_pages_beyond_16_tib),
+	KUNIT_CASE_PARAM(wire_numbers_queues_by_what_is_offered,
+			 declined_gen_params),
+	KUNIT_CASE(wire_never_accepts_unknown_bits),
+	{}
+};
+
+/* Statistics -------------------------------------------------------------- */
+
+static void stats_are_sent_at_once(struct kunit *test)
+{
+	struct fake_host *h = host(test, QEMU);
+	unsigned int i;
+
+	plug_bound(test);
+	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(h->nr_stats) == 1));
+	KUNIT_EXPECT_EQ(test, h->nr_tags, 16U);
+	for (i = 0; i < h->nr_tags; i++)
+		KUNIT_EXPECT_EQ(test, (unsigned int)h->tags[i], i);
+	KUNIT_EXPECT_EQ(test, h->stat[VIRTIO_BALLOON_S_MEMTOT],
+			(u64)totalram_pages() << PAGE_SHIFT);
+}
+
+static void stats_legacy(struct kunit *test)
+{
+	struct fake_host *h = host(test, F(STATS_VQ));
+
+	plug_bound(test);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_stats) == 1));
+	KUNIT_EXPECT_EQ(test, h->nr_tags, 16U);
+}
+
+static void stats_follow_the_balloon(struct kunit *test)
+{
+	struct fake_host *h = host(test, PFN);
+	u64 before;
+
+	plug_bound(test);
+	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(h->nr_stats) == 1));
+	before = h->stat[VIRTIO_BALLOON_S_MEMTOT];
+	resize_to(test, FRAMES_64M);
+	KUNIT_ASSERT_TRUE(test, fake_host_ask_stats(h));
+	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(h->nr_stats) == 2));
+	KUNIT_EXPECT_EQ(test, before - h->stat[VIRTIO_BALLOON_S_MEMTOT],
+			(u64)SZ_64M);
+}
+
+/* One buffer at most, and each question is answered. */
+static void stats_asked_ten_thousand_times(struct kunit *test)
+{
+	struct fake_host *h = host(test, QEMU);
+	unsigned long nr;
+
+	plug_bound(test);
+	for (nr = 1; nr <= 10000; nr++) {
+		unsigned long end = jiffies + 60 * HZ;
+
+		while (!fake_host_ask_stats(h) && time_before(jiffies, end))
+			cond_resched();
+	}
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_stats) == 10001));
+}
+
+/* The size worker waits for a silent host; statistics do not. */
+static void stats_while_the_inflate_queue_is_stuck(struct kunit *test)
+{
+	struct fake_host *h = host(test, PFN);
+	struct vbal_dev *vb = plug_bound(test);
+	unsigned int i;
+
+	fake_host_set_budget(h, FAKE_INFLATE, 0);
+	fake_host_set_target(h, FRAMES_64M);
+	KUNIT_ASSERT_TRUE(test,
+			  fake_wait(vbal_wire_in_flight(vb, VBAL_VQ_INFLATE)));
+	for (i = 0; i < 100; i++)
+		KUNIT_EXPECT_TRUE(test, fake_wait(fake_host_ask_stats(h)));
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_stats) == 101));
+	fake_host_speak(h);
+	expect_actual(test, FRAMES_64M);
+}
+
+static struct kunit_case stats_test_cases[] = {
+	KUNIT_CASE(stats_are_sent_at_once),
+	KUNIT_CASE(stats_legacy),
+	KUNIT_CASE(stats_follow_the_balloon),
+	KUNIT_CASE(stats_asked_ten_thousand_times),
+	KUNIT_CASE(stats_while_the_inflate_queue_is_stuck),
+	{}
+};
+
+/* Hinting ----------------------------------------------------------------- */
+
+#define HINT (QEMU | F(FREE_PAGE_HINT))
+
+static unsigned long hint_pages(struct vbal_dev *vb)
+{
+	return READ_ONCE(vb->hint.busy_pages) + READ_ONCE(vb->hint.ready_pages);
+}
+
+static void hint_round_begins_and_ends(struct kunit *test)
+{
+	struct fake_host *h = host(test, HINT);
+	struct vbal_dev *vb = plug_bound(test);
+
+	fake_host_set_hint_cmd(h, 0x80000000);
+	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(h->nr_cmds) == 2));
+	KUNIT_EXPECT_EQ(test, h->cmds[0], 0x80000000U);
+	KUNIT_EXPECT_EQ(test, h->cmds[1], (u32)VIRTIO_BALLOON_CMD_ID_STOP);
+	KUNIT_EXPECT_GT(test, h->nr_hinted, 0UL);
+	KUNIT_EXPECT_GT(test, hint_pages(vb), 0UL);
+	fake_host_set_hint_cmd(h, VIRTIO_BALLOON_CMD_ID_DONE);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!hint_pages(vb)));
+}
+
+static void hint_done_without_a_round(struct kunit *test)
+{
+	struct fake_host *h = host(test, HINT);
+	struct vbal_dev *vb = plug_bound(test);
+
+	fake_host_set_hint_cmd(h, VIRTIO_BALLOON_CMD_ID_DONE);
+	fake_host_set_hint_cmd(h, VIRTIO_BALLOON_CMD_ID_STOP);
+	resize_to(test, 100);
+	KUNIT_EXPECT_EQ(test, h->nr_cmds, 0U);
+	KUNIT_EXPECT_EQ(test, hint_pages(vb), 0UL);
+}
+
+/* DONE does not free what the host could still discard. */
+static void hint_keeps_pages_until_their_buffer_is_used(struct kunit *test)
+{
+	struct fake_host *h = host(test, HINT);
+	struct vbal_dev *vb = plug_bound(test);
+
+	fake_host_set_budget(h, FAKE_HINT, 1);
+	fake_host_set_hint_cmd(h, 7);
+	KUNIT_ASSERT_TRUE(test, fake_wait(hint_pages(vb)));
+	fake_host_set_hint_cmd(h, VIRTIO_BALLOON_CMD_ID_DONE);
+	msleep(50);
+	KUNIT_EXPECT_GT(test, hint_pages(vb), 0UL);
+	fake_host_speak(h);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!hint_pages(vb)));
+}
+
+static void hint_id_changes_in_a_round(struct kunit *test)
+{
+	struct fake_host *h = host(test, HINT);
+	struct vbal_dev *vb = plug_bound(test);
+
+	fake_host_set_budget(h, FAKE_HINT, 3);
+	fake_host_set_hint_cmd(h, 10);
+	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(h->nr_hinted) >= 1));
+	fake_host_set_hint_cmd(h, 11);
+	fake_host_speak(h);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_cmds) == 4));
+	KUNIT_EXPECT_EQ(test, h->cmds[0], 10U);
+	KUNIT_EXPECT_EQ(test, h->cmds[1], (u32)VIRTIO_BALLOON_CMD_ID_STOP);
+	KUNIT_EXPECT_EQ(test, h->cmds[2], 11U);
+	KUNIT_EXPECT_EQ(test, h->cmds[3], (u32)VIRTIO_BALLOON_CMD_ID_STOP);
+	fake_host_set_hint_cmd(h, VIRTIO_BALLOON_CMD_ID_DONE);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!hint_pages(vb)));
+}
+
+/* The same id again after DONE is no new round. */
+static void hint_id_reused(struct kunit *test)
+{
+	struct fake_host *h = host(test, HINT);
+	struct vbal_dev *vb = plug_bound(test);
+	unsigned int i;
+
+	for (i = 0; i < 3; i++) {
+		fake_host_set_hint_cmd(h, 42);
+		KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_cmds) >= 2));
+		fake_host_set_hint_cmd(h, VIRTIO_BALLOON_CMD_ID_DONE);
+		KUNIT_EXPECT_TRUE(test, fake_wait(!hint_pages(vb)));
+	}
+}
+
+static void hint_unplugged_in_a_round(struct kunit *test)
+{
+	struct fake_host *h = host(test, HINT);
+	struct vbal_dev *vb = plug_bound(test);
+
+	fake_host_set_budget(h, FAKE_HINT, 2);
+	fake_host_set_hint_cmd(h, 5);
+	KUNIT_ASSERT_TRUE(test, fake_wait(hint_pages(vb)));
+	unplug(test);
+}
+
+static void hint_on_a_small_ring(struct kunit *test)
+{
+	struct fake_host *h = host(test, HINT);
+	struct vbal_dev *vb;
+
+	h->ring_size[FAKE_HINT] = 2;
+	vb = plug_bound(test);
+	fake_host_set_hint_cmd(h, 3);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_cmds) == 2));
+	fake_host_set_hint_cmd(h, VIRTIO_BALLOON_CMD_ID_DONE);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!hint_pages(vb)));
+}
+
+static struct kunit_case hint_test_cases[] = {
+	KUNIT_CASE(hint_round_begins_and_ends),
+	KUNIT_CASE(hint_done_without_a_round),
+	KUNIT_CASE(hint_keeps_pages_until_their_buffer_is_used),
+	KUNIT_CASE(hint_id_changes_in_a_round),
+	KUNIT_CASE(hint_id_reused),
+	KUNIT_CASE(hint_unplugged_in_a_round),
+	KUNIT_CASE(hint_on_a_small_ring),
+	{}
+};
+
+/* Reporting --------------------------------------------------------------- */
+
+static void report_tells_of_free_pages(struct kunit *test)
+{
+	struct fake_host *h = host(test, QEMU);
+	struct vbal_dev *vb = plug_bound(test);
+
+	KUNIT_ASSERT_TRUE(test, vb->report.registered);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->report.nr_pages)));
+	KUNIT_EXPECT_GT(test, h->nr_range_bytes, 0ULL);
+	KUNIT_EXPECT_EQ(test, vb->report.nr_failed, 0UL);
+}
+
+static void report_and_ranges_share_the_queue(struct kunit *test)
+{
+	struct fake_host *h = host(test, QEMU);
+	struct vbal_dev *vb = plug_bound(test);
+	unsigned long end = jiffies + 60 * HZ;
+	unsigned int i = 0;
+
+	while (!READ_ONCE(vb->report.nr_pages) && time_before(jiffies, end)) {
+		fake_host_set_target(h, (++i % 2) * FRAMES_64M);
+		msleep(10);
+	}
+	KUNIT_EXPECT_GT(test, vb->report.nr_pages, 0UL);
+	resize_to(test, 0);
+}
+
+static void report_unplugged_while_waiting(struct kunit *test)
+{
+	struct fake_host *h = host(test, QEMU);
+	struct vbal_dev *vb;
+
+	h->q[FAKE_REPORT].budget = 0;
+	vb = plug_bound(test);
+	KUNIT_ASSERT_TRUE(test,
+			  fake_wait(vbal_wire_in_flight(vb, VBAL_VQ_REPORT)));
+	unplug(test);
+}
+
+static struct kunit_case report_test_cases[] = {
+	KUNIT_CASE(report_tells_of_free_pages),
+	KUNIT_CASE(report_and_ranges_share_the_queue),
+	KUNIT_CASE(report_unplugged_while_waiting),
+	{}
+};
+
+/* Hostile hosts ----------------------------------------------------------- */
+
+static void hostile_config_interrupt_storm(struct kunit *test)
+{
+	struct fake_host *h = host(test, RANGE);
+	unsigned int i;
+
+	plug_bound(test);
+	fake_host_set_target(h, FRAMES_64M);
+	for (i = 0; i < 20000; i++) {
+		fake_host_config_irq(h);
+		if (i % 64 == 0)
+			cond_resched();
+	}
+	expect_actual(test, FRAMES_64M);
+}
+
+static void hostile_target_flaps_at_full_speed(struct kunit *test)
+{
+	struct fake_host *h = host(test, RANGE);
+	unsigned int i;
+
+	plug_bound(test);
+	for (i = 0; i < 5000; i++)
+		fake_host_set_target(h, i % 2 ? U32_MAX : 0);
+	resize_to(test, 99);
+}
+
+static void hostile_uses_buffers_twice(struct kunit *test)
+{
+	struct device_test *t = test->priv;
+	struct fake_host *h = host(test, PFN);
+	struct vbal_dev *vb = plug_bound(test);
+
+	/* The ring code breaks the queue; the driver resets the device. */
+	t->may_break = true;
+	WRITE_ONCE(h->twice, true);
+	fake_host_set_target(h, FRAMES_2M);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_resets)));
+	WRITE_ONCE(h->twice, false);
+	expect_actual(test, FRAMES_2M);
+	KUNIT_EXPECT_GE(test, vb->nr_recoveries, 1U);
+}
+
+enum stage {
+	STAGE_INFLATE,
+	STAGE_DEFLATE,
+	STAGE_RANGE,
+	STAGE_STATS,
+	STAGE_HINT,
+};
+
+enum blow {
+	BLOW_UNPLUG,
+	BLOW_BREAK_AND_UNPLUG,
+	BLOW_NEEDS_RESET,
+	BLOW_FREEZE,
+};
+
+struct stage_case {
+	const char *name;
+	enum stage stage;
+	enum blow blow;
+};
+
+static const struct stage_case stage_cases[] = {
+	{ "unplugged while inflating", STAGE_INFLATE, BLOW_UNPLUG },
+	{ "unplugged while deflating", STAGE_DEFLATE, BLOW_UNPLUG },
+	{ "unplugged with ranges out", STAGE_RANGE, BLOW_UNPLUG },
+	{ "unplugged with statistics out", STAGE_STATS, BLOW_UNPLUG },
+	{ "unplugged while hinting", STAGE_HINT, BLOW_UNPLUG },
+	{ "gone while inflating", STAGE_INFLATE, BLOW_BREAK_AND_UNPLUG },
+	{ "gone while deflating", STAGE_DEFLATE, BLOW_BREAK_AND_UNPLUG },
+	{ "gone with ranges out", STAGE_RANGE, BLOW_BREAK_AND_UNPLUG },
+	{ "gone while hinting", STAGE_HINT, BLOW_BREAK_AND_UNPLUG },
+	{ "broken while inflating", STAGE_INFLATE, BLOW_NEEDS_RESET },
+	{ "broken while deflating", STAGE_DEFLATE, BLOW_NEEDS_RESET },
+	{ "broken with ranges out", STAGE_RANGE, BLOW_NEEDS_RESET },
+	{ "broken while hinting", STAGE_HINT, BLOW_NEEDS_RESET },
+	{ "suspended while inflating", STAGE_INFLATE, BLOW_FREEZE },
+	{ "suspended with ranges out", STAGE_RANGE, BLOW_FREEZE },
+	{ "suspended while hinting", STAGE_HINT, BLOW_FREEZE },
+};
+
+static void stage_case_desc(const struct stage_case *c, char *desc)
+{
+	strscpy(desc, c->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(stage, stage_cases, stage_case_desc);
+
+/* Bring the driver to where it waits for a host that says nothing. */
+static void wait_at_stage(struct kunit *test, struct vbal_dev *vb,
+			  enum stage stage)
+{
+	struct device_test *t = test->priv;
+	static const enum vbal_vq_id id[] = {
+		[STAGE_INFLATE] = VBAL_VQ_INFLATE,
+		[STAGE_DEFLATE] = VBAL_VQ_DEFLATE,
+		[STAGE_RANGE] = VBAL_VQ_REPORT,
+		[STAGE_STATS] = VBAL_VQ_STATS,
+		[STAGE_HINT] = VBAL_VQ_HINT,
+	};
+
+	if (stage == STAGE_DEFLATE)
+		resize_to(test, FRAMES_64M);
+	fake_host_silence(t->h);
+	if (stage == STAGE_INFLATE || stage == STAGE_RANGE)
+		fake_host_set_target(t->h, FRAMES_64M);
+	if (stage == STAGE_DEFLATE)
+		fake_host_set_target(t->h, 0);
+	if (stage == STAGE_HINT)
+		fake_host_set_hint_cmd(t->h, 9);
+	KUNIT_ASSERT_TRUE(test, fake_wait(vbal_wire_in_flight(vb, id[stage])));
+}
+
+static void hostile_blow_at_stage(struct kunit *test)
+{
+	const struct stage_case *c = test->param_value;
+	bool range = c->stage == STAGE_RANGE;
+	struct fake_host *h =
+		host(test, (range ? RANGE : PFN) | F(FREE_PAGE_HINT) |
+				   F(MUST_TELL_HOST));
+	struct vbal_dev *vb = plug_bound(test);
+
+	wait_at_stage(test, vb, c->stage);
+	switch (c->blow) {
+	case BLOW_BREAK_AND_UNPLUG:
+		virtio_break_device(&h->vdev);
+		fallthrough;
+	case BLOW_UNPLUG:
+		unplug(test);
+		break;
+	case BLOW_FREEZE:
+		KUNIT_ASSERT_EQ(test, virtio_device_freeze(&h->vdev), 0);
+		fake_host_speak(h);
+		KUNIT_ASSERT_EQ(test, virtio_device_restore(&h->vdev), 0);
+		resize_to(test, 1234);
+		break;
+	case BLOW_NEEDS_RESET:
+		virtio_break_device(&h->vdev);
+		fake_host_needs_reset(h);
+		KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_resets)));
+		fake_host_speak(h);
+		resize_to(test, 1234);
+		break;
+	}
+}
+
+/* Without any broken queue: the status bit alone. */
+static void hostile_asks_for_a_reset(struct kunit *test)
+{
+	struct fake_host *h = host(test, RANGE);
+
+	plug_bound(test);
+	resize_to(test, FRAMES_64M);
+	fake_host_needs_reset(h);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_resets) == 1));
+	expect_actual(test, FRAMES_64M);
+}
+
+static void hostile_offers_features_without_queues(struct kunit *test)
+{
+	struct fake_host *h = host(test, QEMU | F(FREE_PAGE_HINT));
+
+	h->missing = BIT(FAKE_STATS) | BIT(FAKE_HINT) | BIT(FAKE_REPORT);
+	plug_bound(test);
+	resize_to(test, FRAMES_2M + 1);
+	resize_to(test, 0);
+}
+
+struct fail_case {
+	enum fake_queue queue;
+	bool binds;
+};
+
+static const struct fail_case fail_cases[] = {
+	{ FAKE_INFLATE, false }, { FAKE_DEFLATE, false }, { FAKE_STATS, true },
+	{ FAKE_HINT, true },	 { FAKE_REPORT, true },
+};
+
+static void fail_case_desc(const struct fail_case *c, char *desc)
+{
+	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "queue %u", c->queue);
+}
+
+KUNIT_ARRAY_PARAM(fail, fail_cases, fail_case_desc);
+
+static void hostile_find_vqs_fails(struct kunit *test)
+{
+	const struct fail_case *c = test->param_value;
+	struct fake_host *h = host(test, QEMU | F(FREE_PAGE_HINT));
+
+	h->fail_queue = c->queue;
+	plug(test);
+	KUNIT_EXPECT_EQ(test, fake_host_bound(h), c->binds);
+	if (c->binds)
+		resize_to(test, FRAMES_2M + 1);
+}
+
+static void hostile_plugged_many_times(struct kunit *test)
+{
+	struct fake_host *h = host(test, QEMU | F(FREE_PAGE_HINT));
+	unsigned int i;
+
+	for (i = 0; i < 10; i++) {
+		h->config.num_pages = cpu_to_le32(i * 1000);
+		h->config.actual = 0;
+		plug_bound(test);
+		if (i % 2)
+			expect_actual(test, i * 1000);
+		unplug(test);
+		KUNIT_EXPECT_EQ(test, h->nr_frames, 0UL);
+	}
+}
+
+static struct kunit_case hostile_test_cases[] = {
+	KUNIT_CASE(hostile_config_interrupt_storm),
+	KUNIT_CASE(hostile_target_flaps_at_full_speed),
+	KUNIT_CASE(hostile_uses_buffers_twice),
+	KUNIT_CASE_PARAM(hostile_blow_at_stage, stage_gen_params),
+	KUNIT_CASE(hostile_asks_for_a_reset),
+	KUNIT_CASE(hostile_offers_features_without_queues),
+	KUNIT_CASE_PARAM(hostile_find_vqs_fails, fail_gen_params),
+	KUNIT_CASE(hostile_plugged_many_times),
+	{}
+};
+
+#define DEVICE_SUITE(_name)                              \
+	static struct kunit_suite _name##_test_suite = { \
+		.name = "vballoon_" #_name,              \
+		.init = device_test_init,                \
+		.exit = device_test_exit,                \
+		.test_cases = _name##_test_cases,        \
+	};                                               \
+	kunit_test_suite(_name##_test_suite)
+
+/*
+ * Modules cannot be filtered at run time before 6.6: make kunit FILTER=... names
+ * what to build in.
+ */
+#if !defined(VBAL_ONLY) || defined(VBAL_ONLY_worker)
+DEVICE_SUITE(worker);
+#endif
+#if !defined(VBAL_ONLY) || defined(VBAL_ONLY_wire)
+DEVICE_SUITE(wire);
+#endif
+#if !defined(VBAL_ONLY) || defined(VBAL_ONLY_stats)
+DEVICE_SUITE(stats);
+#endif
+#if !defined(VBAL_ONLY) || defined(VBAL_ONLY_hint)
+DEVICE_SUITE(hint);
+#endif
+#if !defined(VBAL_ONLY) || defined(VBAL_ONLY_report)
+DEVICE_SUITE(report);
+#endif
+#if !defined(VBAL_ONLY) || defined(VBAL_ONLY_hostile)
+DEVICE_SUITE(hostile);
+#endif

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A host inside the kernel: a virtio device with real split rings, whose other
+ * side a thread walks. The driver under test runs on it unchanged.
+ */
+#ifndef _VBALLOON_FAKE_HOST_H
+#define _VBALLOON_FAKE_HOST_H
+
+#include <linux/completion.h>
+#include <linux/irq_work.h>
+#include <linux/mutex.h>
+#include <linux/virtio.h>
+#include <linux/virtio_balloon.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+#include <linux/wait.h>
+#include <linux/xarray.h>
+
+enum fake_queue {
+	FAKE_INFLATE,
+	FAKE_DEFLATE,
+	FAKE_STATS,
+	FAKE_HINT,
+	FAKE_REPORT,
+	FAKE_NR_QUEUES,
+};
+
+#define FAKE_UNLIMITED INT_MAX
+#define FAKE_NR_TAGS 32
+#define FAKE_NR_CMDS 16
+
+/**
+ * struct fake_vq - the host's side of one queue
+ * @vq: the driver's side, NULL while there is none
+ * @ring: the memory both share
+ * @num: ring size
+ * @next: next entry of the avail ring to look at
+ * @budget: buffers that the host will still use; 0 is a silent host
+ * @nr_used: buffers used
+ * @nr_notified: notifications from the driver
+ * @irq: delivers the interrupt in hard interrupt context
+ */
+struct fake_vq {
+	struct virtqueue *vq;
+	void *ring;
+	unsigned int num;
+	u16 next;
+	int budget;
+	unsigned long nr_used;
+	atomic_t nr_notified;
+	struct irq_work irq;
+};
+
+/**
+ * struct fake_host - the host
+ *
+ * Set before fake_host_plug(); @budget of a queue and the behaviours may be
+ * changed at any time. Everything that the host records is under @lock.
+ *
+ * @vdev: the device
+ * @root: its parent
+ * @released: the last reference to @vdev has gone
+ * @offered: feature bits
+ * @missing: queues that do not exist although their feature is offered
+ * @ring_size: of each queue
+ * @fail_queue: find_vqs fails at this queue, -1 for none
+ * @used_len: the length to report for used buffers
+ * @reverse: use the buffers of one look in reverse order
+ * @twice: use each buffer twice
+ * @lock: the host's side of everything
+ * @config: config space
+ * @status: device status
+ * @q: queues by kind
+ * @thread: walks the rings
+ * @kick: wakes @thread
+ * @config_irq: delivers config interrupts
+ * @frames: frames given by PFN and not taken back
+ * @nr_frames: their number
+ * @nr_range_bytes: bytes given by range or reported, held or not
+ * @nr_errors: things no correct driver does
+ * @error: the first of them
+ * @nr_actual_writes: writes of actual
+ * @nr_resets: resets while the driver was ready
+ * @stats_head: the statistics buffer that the host keeps, or -1
+ * @nr_stats: statistics received
+ * @tags: tags of the last statistics, in order
+ * @nr_tags: entries of @tags
+ * @stat: value by tag
+ * @cmds: hint commands received
+ * @nr_cmds: entries of @cmds
+ * @nr_hinted: blocks hinted
+ */
+struct fake_host {
+	struct virtio_device vdev;
+	struct device *root;
+	struct completion released;
+
+	u64 offered;
+	unsigned long missing;
+	unsigned int ring_size[FAKE_NR_QUEUES];
+	int fail_queue;
+	u32 used_len;
+	bool reverse;
+	bool twice;
+
+	struct mutex lock;
+	struct virtio_balloon_config config;
+	u8 status;
+	struct fake_vq q[FAKE_NR_QUEUES];
+	struct task_struct *thread;
+	wait_queue_head_t kick;
+	atomic_t kicked;
+	struct irq_work config_irq;
+
+	struct xarray frames;
+	unsigned long nr_frames;
+	u64 nr_range_bytes;
+	unsigned int nr_errors;
+	const char *error;
+	unsigned int nr_actual_writes;
+	unsigned int nr_resets;
+
+	int stats_head;
+	unsigned long nr_stats;
+	u16 tags[FAKE_NR_TAGS];
+	unsigned int nr_tags;
+	u64 stat[FAKE_NR_TAGS];
+
+	u32 cmds[FAKE_NR_CMDS];
+	unsigned int nr_cmds;
+	unsigned long nr_hinted;
+};
+
+struct fake_host *fake_host_create(u64 features);
+int fake_host_plug(struct fake_host *h);
+void fake_host_unplug(struct fake_host *h);
+void fake_host_destroy(struct fake_host *h);
+
+bool fake_host_bound(struct fake_host *h);
+void fake_host_set_target(struct fake_host *h, u32 nr_frames);
+void fake_host_config_irq(struct fake_host *h);
+void fake_host_set_budget(struct fake_host *h, enum fake_queue kind,
+			  int budget);
+void fake_host_silence(struct fake_host *h);
+void fake_host_speak(struct fake_host *h);
+void fake_host_needs_reset(struct fake_host *h);
+void fake_host_set_hint_cmd(struct fake_host *h, u32 cmd);
+bool fake_host_ask_stats(struct fake_host *h);
+
+u32 fake_host_actual(struct fake_host *h);
+
+/* Poll for a condition, generously: nothing here is a matter of time. */
+#define fake_wait_ms(cond, limit_ms)                                        \
+	({                                                                  \
+		unsigned long end__ = jiffies + msecs_to_jiffies(limit_ms); \
+		bool met__;                                                 \
+                                                                            \
+		while (!(met__ = !!(cond)) && time_before(jiffies, end__))  \
+			msleep(2);                                          \
+		met__ || (cond);                                            \
+	})
+#define fake_wait(cond) fake_wait_ms(cond, 60000)
+
+#endif /* _VBALLOON_FAKE_HOST_H */

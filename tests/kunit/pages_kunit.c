@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Held pages without a device: orders, fall-back, splitting, accounting. The
+ * balloons here stay below 64 MiB.
+ */
+#include <kunit/test.h>
+
+#include "balloon_pages.h"
+
+#define BLOCK_PAGES (1UL << VBAL_BLOCK_ORDER)
+#define MAX_PAGES (1UL << VBAL_MAX_ORDER)
+
+struct pages_test {
+	struct vbal_pages vp;
+	struct vbal_blocks blocks;
+	unsigned long total_before;
+};
+
+static int pages_test_init(struct kunit *test)
+{
+	struct pages_test *t = kunit_kzalloc(test, sizeof(*t), GFP_KERNEL);
+
+	if (!t)
+		return -ENOMEM;
+	test->priv = t;
+	t->total_before = totalram_pages();
+	vbal_pages_init(&t->vp, true);
+	vbal_blocks_init(&t->blocks);
+	return 0;
+}
+
+/* Whatever a test held goes back, and MemTotal is what it was. */
+static void pages_test_exit(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	unsigned int mode;
+
+	vbal_pages_discard(&t->blocks);
+	for (mode = 0; mode < VBAL_NR_MODES; mode++)
+		while (vbal_pages_pick(&t->vp, mode, MAX_PAGES, &t->blocks))
+			vbal_pages_free(&t->vp, &t->blocks);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&t->vp), 0UL);
+	KUNIT_EXPECT_EQ(test, totalram_pages(), t->total_before);
+}
+
+static unsigned long take(struct pages_test *t, unsigned long nr_pages,
+			  unsigned int min_order, unsigned int max_order)
+{
+	const struct vbal_want want = {
+		.nr_pages = nr_pages,
+		.max_blocks = UINT_MAX,
+		.min_order = min_order,
+		.max_order = max_order,
+	};
+
+	vbal_pages_rewind(&t->vp);
+	return vbal_pages_alloc(&t->vp, &want, &t->blocks);
+}
+
+static void hold(struct kunit *test, unsigned long nr_pages,
+		 unsigned int max_order, enum vbal_mode mode)
+{
+	struct pages_test *t = test->priv;
+
+	KUNIT_ASSERT_EQ(test, take(t, nr_pages, 0, max_order), nr_pages);
+	vbal_pages_hold(&t->vp, &t->blocks, mode);
+}
+
+static unsigned long nr_blocks(struct pages_test *t, enum vbal_mode mode)
+{
+	unsigned long nr = 0;
+	unsigned int order;
+
+	for (order = VBAL_BLOCK_ORDER; order < VBAL_NR_ORDERS; order++)
+		nr += t->vp.bag[mode].nr_blocks[order];
+	return nr;
+}
+
+static long nr_singles(struct pages_test *t, enum vbal_mode mode)
+{
+	return atomic_long_read(&t->vp.bag[mode].nr_singles);
+}
+
+/* Largest first: [4M][4M][2M][...][1] */
+static void alloc_takes_largest_first(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	unsigned int last = VBAL_MAX_ORDER;
+	struct page *page;
+
+	KUNIT_ASSERT_EQ(test,
+			take(t, 2 * MAX_PAGES + BLOCK_PAGES + 13, 0,
+			     VBAL_MAX_ORDER),
+			2 * MAX_PAGES + BLOCK_PAGES + 13);
+	vbal_for_each_block(page, &t->blocks) {
+		KUNIT_EXPECT_LE(test, vbal_block_order(page), last);
+		last = vbal_block_order(page);
+	}
+	KUNIT_EXPECT_EQ(test, last, 0U);
+}
+
+static void alloc_stops_at_max_blocks(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	const struct vbal_want want = {
+		.nr_pages = 100,
+		.max_blocks = 7,
+		.max_order = 0,
+	};
+
+	KUNIT_EXPECT_EQ(test, vbal_pages_alloc(&t->vp, &want, &t->blocks), 7UL);
+	KUNIT_EXPECT_EQ(test, t->blocks.nr_blocks, 7U);
+}
+
+static void alloc_leaves_what_is_below_min_order(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+
+	KUNIT_EXPECT_EQ(test, take(t, BLOCK_PAGES + 7, 3, VBAL_MAX_ORDER),
+			BLOCK_PAGES);
+}
+
+/* 1 GiB blocks do not exist: 0 pages, and no smaller ones were wanted. */
+static void alloc_of_nothing(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+
+	KUNIT_EXPECT_EQ(test, take(t, 0, 0, VBAL_MAX_ORDER), 0UL);
+	KUNIT_EXPECT_EQ(test, take(t, 7, 3, VBAL_MAX_ORDER), 0UL);
+	KUNIT_EXPECT_TRUE(test, list_empty(&t->blocks.list));
+}
+
+static void hold_keeps_blocks_and_splits_the_rest(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+
+	hold(test, BLOCK_PAGES + 9, VBAL_BLOCK_ORDER, VBAL_MODE_RANGE);
+	KUNIT_EXPECT_EQ(test, nr_blocks(t, VBAL_MODE_RANGE), 1UL);
+	KUNIT_EXPECT_EQ(test, nr_singles(t, VBAL_MODE_RANGE), 9L);
+	KUNIT_EXPECT_EQ(test, nr_blocks(t, VBAL_MODE_PFN), 0UL);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&t->vp), BLOCK_PAGES + 9);
+	KUNIT_EXPECT_TRUE(test, list_empty(&t->blocks.list));
+}
+
+static void hold_marks_every_page_offline(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	struct page *first;
+	unsigned long i, nr = 0;
+
+	KUNIT_ASSERT_EQ(
+		test, take(t, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_BLOCK_ORDER),
+		BLOCK_PAGES);
+	first = list_first_entry(&t->blocks.list, struct page, lru);
+	vbal_pages_hold(&t->vp, &t->blocks, VBAL_MODE_PFN);
+	for (i = 0; i < BLOCK_PAGES; i++)
+		nr += PageOffline(first + i);
+	KUNIT_EXPECT_EQ(test, nr, BLOCK_PAGES);
+	KUNIT_ASSERT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, BLOCK_PAGES,
+					&t->blocks),
+			BLOCK_PAGES);
+	for (i = 0, nr = 0; i < BLOCK_PAGES; i++)
+		nr += PageOffline(first + i);
+	KUNIT_EXPECT_EQ(test, nr, 0UL);
+	vbal_pages_free(&t->vp, &t->blocks);
+}
+
+struct accounting_case {
+	const char *name;
+	bool adjust_managed;
+};
+
+static const struct accounting_case accounting_cases[] = {
+	{ "leaves MemTotal", true },
+	{ "stays in MemTotal", false },
+};
+
+static void accounting_case_desc(const struct accounting_case *c, char *desc)
+{
+	strscpy(desc, c->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(accounting, accounting_cases, accounting_case_desc);
+
+static void hold_accounts_exactly(struct kunit *test)
+{
+	const struct accounting_case *c = test->param_value;
+	struct pages_test *t = test->priv;
+	unsigned long nr_pages = 3 * BLOCK_PAGES + 5;
+
+	t->vp.adjust_managed = c->adjust_managed;
+	hold(test, nr_pages, VBAL_MAX_ORDER, VBAL_MODE_PFN);
+	KUNIT_EXPECT_EQ(test, t->total_before - totalram_pages(),
+			c->adjust_managed ? nr_pages : 0);
+	KUNIT_ASSERT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, nr_pages,
+					&t->blocks),
+			nr_pages);
+	/* Picked is still held: the host may not know yet. */
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&t->vp), nr_pages);
+	vbal_pages_free(&t->vp, &t->blocks);
+	KUNIT_EXPECT_EQ(test, totalram_pages(), t->total_before);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&t->vp.nr_given),
+			(long)nr_pages);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&t->vp.nr_taken),
+			(long)nr_pages);
+}
+
+static void pick_prefers_whole_blocks(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+
+	hold(test, 2 * BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_MODE_PFN);
+	hold(test, 20, 0, VBAL_MODE_PFN);
+	KUNIT_EXPECT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, BLOCK_PAGES + 3,
+					&t->blocks),
+			BLOCK_PAGES + 3);
+	KUNIT_EXPECT_EQ(test, t->blocks.nr_blocks, 4U);
+	KUNIT_EXPECT_EQ(test, nr_singles(t, VBAL_MODE_PFN), 17L);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&t->vp.nr_splits), 0L);
+	vbal_pages_free(&t->vp, &t->blocks);
+}
+
+struct split_case {
+	unsigned long nr_pages;
+};
+
+static const struct split_case split_cases[] = {
+	{ 1 },
+	{ 2 },
+	{ BLOCK_PAGES / 2 },
+	{ BLOCK_PAGES - 1 },
+};
+
+static void split_case_desc(const struct split_case *c, char *desc)
+{
+	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "%lu of a block", c->nr_pages);
+}
+
+KUNIT_ARRAY_PARAM(split, split_cases, split_case_desc);
+
+/* [2M] - n  ->  n free, the rest single pages of the same mode */
+static void pick_splits_to_the_page(struct kunit *test)
+{
+	const struct split_case *c = test->param_value;
+	struct pages_test *t = test->priv;
+
+	hold(test, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_MODE_RANGE);
+	KUNIT_EXPECT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_RANGE, c->nr_pages,
+					&t->blocks),
+			c->nr_pages);
+	vbal_pages_free(&t->vp, &t->blocks);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&t->vp),
+			BLOCK_PAGES - c->nr_pages);
+	KUNIT_EXPECT_EQ(test, nr_singles(t, VBAL_MODE_RANGE),
+			(long)(BLOCK_PAGES - c->nr_pages));
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&t->vp.nr_splits), 1L);
+}
+
+static void pick_from_an_empty_bag(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+
+	KUNIT_EXPECT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, 1, &t->blocks),
+			0UL);
+}
+
+static void put_back_loses_nothing(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+
+	hold(test, BLOCK_PAGES + 11, VBAL_BLOCK_ORDER, VBAL_MODE_PFN);
+	KUNIT_ASSERT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, BLOCK_PAGES + 4,
+					&t->blocks),
+			BLOCK_PAGES + 4);
+	vbal_pages_put_back(&t->vp, &t->blocks, VBAL_MODE_PFN);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&t->vp), BLOCK_PAGES + 11);
+	KUNIT_EXPECT_EQ(test, nr_blocks(t, VBAL_MODE_PFN), 1UL);
+	KUNIT_EXPECT_EQ(test, nr_singles(t, VBAL_MODE_PFN), 11L);
+}
+
+static void choose_takes_ranges_before_pfns(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+
+	hold(test, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_MODE_PFN);
+	KUNIT_EXPECT_EQ(test, (int)vbal_pages_choose(&t->vp, BLOCK_PAGES),
+			(int)VBAL_MODE_PFN);
+	hold(test, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_MODE_RANGE);
+	KUNIT_EXPECT_EQ(test, (int)vbal_pages_choose(&t->vp, BLOCK_PAGES),
+			(int)VBAL_MODE_RANGE);
+}
+
+static void choose_takes_singles_before_splitting(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+
+	hold(test, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_MODE_RANGE);
+	hold(test, 5, 0, VBAL_MODE_PFN);
+	KUNIT_EXPECT_EQ(test, (int)vbal_pages_choose(&t->vp, 3),
+			(int)VBAL_MODE_PFN);
+	KUNIT_EXPECT_EQ(test, (int)vbal_pages_choose(&t->vp, BLOCK_PAGES + 1),
+			(int)VBAL_MODE_RANGE);
+}
+
+static void gfp_block_neither_reclaims_nor_pins_zone_movable(struct kunit *test)
+{
+	gfp_t gfp = vbal_pages_gfp_block();
+
+	KUNIT_EXPECT_FALSE(test, gfp & __GFP_RECLAIM);
+	KUNIT_EXPECT_FALSE(test, gfp & __GFP_HIGHMEM);
+	KUNIT_EXPECT_TRUE(test, gfp & __GFP_MOVABLE);
+	KUNIT_EXPECT_TRUE(test, gfp & __GFP_NOWARN);
+}
+
+static struct kunit_case pages_test_cases[] = {
+	KUNIT_CASE(alloc_takes_largest_first),
+	KUNIT_CASE(alloc_stops_at_max_blocks),
+	KUNIT_CASE(alloc_leaves_what_is_below_min_order),
+	KUNIT_CASE(alloc_of_nothing),
+	KUNIT_CASE(hold_keeps_blocks_and_splits_the_rest),
+	KUNIT_CASE(hold_marks_every_page_offline),
+	KUNIT_CASE_PARAM(hold_accounts_exactly, accounting_gen_params),
+	KUNIT_CASE(pick_prefers_whole_blocks),
+	KUNIT_CASE_PARAM(pick_splits_to_the_page, split_gen_params),
+	KUNIT_CASE(pick_from_an_empty_bag),
+	KUNIT_CASE(put_back_loses_nothing),
+	KUNIT_CASE(choose_takes_ranges_before_pfns),
+	KUNIT_CASE(choose_takes_singles_before_splitting),
+	KUNIT_CASE(gfp_block_neither_reclaims_nor_pins_zone_movable),
+	{}
+};
+
+static struct kunit_suite pages_test_suite = {
+	.name = "vballoon_pages",
+	.init = pages_test_init,
+	.exit = pages_test_exit,
+	.test_cases = pages_test_cases,
+};
+
+kunit_test_suite(pages_test_suite);
