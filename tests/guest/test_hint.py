@@ -1,18 +1,9 @@
-#!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
 """Free page hinting: rounds of real live migrations, and what the guest keeps meanwhile."""
 
-import sys
-from pathlib import Path
-
 import pytest
+from conftest import MIB
 
-REPO = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPO / "scripts"))
-
-from vbalguest import Guest  # noqa: E402
-
-MIB = 1 << 20
 DIRECTORY = "/sys/bus/virtio/drivers/vballoon/virtio*/balloon"
 # no reporting: it would tell the host of the same pages
 OPTIONS = "deflate-on-oom=on,free-page-hint=on"
@@ -25,12 +16,13 @@ def read(guest, name):
 
 
 def begin_slow_migration(guest):
-    """Start a migration that lasts until it is cancelled; wait for its hints."""
-    rounds = read(guest, "hint_rounds")
+    """Start a migration that lasts until it is cancelled; wait until most memory is hinted."""
+    rounds, free_kb = read(guest, "hint_rounds"), guest.meminfo()["MemFree"]
     guest.qmp("migrate-set-parameters", max_bandwidth=MIB)
     guest.qmp("migrate", uri=SINK)
     guest.wait_for(lambda: read(guest, "hint_rounds") > rounds, 120, "a round of hints")
-    guest.wait_for(lambda: read(guest, "requests_in_flight") == 0, 120, "the hints to be used")
+    guest.wait_for(lambda: read(guest, "hint_held_bytes") // 1024 > free_kb // 2, 120,
+                   "most of the free memory to be hinted")
 
 
 def cancel_migration(guest):
@@ -48,26 +40,31 @@ def fill(guest, mib, source="/dev/zero"):
 
 
 @pytest.fixture(name="guest")
-def fixture_guest():
+def fixture_guest(lab):
     """A guest of its own for each test: a migration leaves QEMU changed."""
-    with Guest(mem_mib=1024, balloon_opts=OPTIONS) as guest:
+    with lab.fresh(balloon_opts=OPTIONS) as guest:
         yield guest
         guest.check_clean()
+
+
+def unaccounted_kb(guest, free_kb):
+    """What is neither free nor hinted of what was free."""
+    held_kb = read(guest, "hint_held_bytes") // 1024
+    return abs(free_kb - guest.meminfo()["MemFree"] - held_kb)
 
 
 def test_blocks_are_held_for_a_migration_and_come_back(guest):
     free_kb = guest.meminfo()["MemFree"]
     for _ in range(2):
         begin_slow_migration(guest)
-        held_kb = read(guest, "hint_held_bytes") // 1024
-        during = guest.meminfo()
-        assert held_kb > free_kb // 2
-        assert abs(free_kb - during["MemFree"] - held_kb) < 16 * 1024
-        assert during["MemAvailable"] * 1024 > read(guest, "reserve_bytes") // 2
+        guest.wait_for(lambda: unaccounted_kb(guest, free_kb) < 16 * 1024, 120,
+                       "the round to end with all blocks accounted for")
+        available = guest.meminfo()["MemAvailable"] * 1024
+        assert available > read(guest, "reserve_bytes") // 2
         cancel_migration(guest)
         guest.wait_for(lambda: read(guest, "hint_held_bytes") == 0, 120, "DONE to be followed")
         assert abs(guest.meminfo()["MemFree"] - free_kb) < 16 * 1024
-    assert read(guest, "hint_rounds") == 2
+    assert read(guest, "hint_rounds") >= 2
     assert read(guest, "hinted_bytes") >= 2 * 1024 * free_kb // 2
 
 
@@ -113,11 +110,11 @@ def test_inflating_and_hinting_at_once(guest):
     guest.wait_inflated(0)
 
 
-def moved_bytes(params):
+def moved_bytes(lab, params):
     """Migrate a guest that has freed 200 MiB of noise; return what had to be copied."""
-    with Guest(mem_mib=512, balloon_opts=OPTIONS, module_params=params, name="source") as source, \
-            Guest(mem_mib=512, balloon_opts=OPTIONS, module_params=params, incoming=True,
-                  name="target") as target:
+    options = {"mem_mib": 512, "balloon_opts": OPTIONS, "module_params": params}
+    with lab.fresh(**options, name="source") as source, \
+            lab.fresh(**options, name="target", incoming=True) as target:
         fill(source, 32, "/dev/urandom")
         digest = source.check("cp /mnt/fill/data /mnt/fill/kept && sha256sum /mnt/fill/kept")
         fill(source, 200, "/dev/urandom")
@@ -132,11 +129,7 @@ def moved_bytes(params):
         return source.qmp("query-migrate")["ram"]["normal-bytes"]
 
 
-def test_free_memory_is_not_copied():
-    with_hints = moved_bytes("hinting=1")
-    without = moved_bytes("hinting=0")
+def test_free_memory_is_not_copied(lab):
+    with_hints = moved_bytes(lab, "hinting=1")
+    without = moved_bytes(lab, "hinting=0")
     assert without - with_hints > 100 * MIB
-
-
-if __name__ == "__main__":
-    sys.exit(pytest.main([__file__, *sys.argv[1:]]))

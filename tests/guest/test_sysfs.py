@@ -1,25 +1,18 @@
-#!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
 """What the guest can see: sysfs, debugfs and tracepoints, compared with QEMU and the docs."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import ALL_FEATURES, MIB
 
 REPO = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPO / "scripts"))
-
-from vbalguest import Guest  # noqa: E402
-
-MIB = 1 << 20
 PAGE_BYTES = 4096
 DIRECTORY = "/sys/bus/virtio/drivers/vballoon/virtio*/balloon"
 DEBUGFS = "/sys/kernel/debug/vballoon"
 TRACING = "/sys/kernel/tracing"
 ORDERS = [0, 9, 10]
-OPTIONS = "deflate-on-oom=on,free-page-reporting=on,free-page-hint=on"
 SETTINGS = ("floor_bytes", "reserve_bytes", "policy")
 WORDS = ("state", "reason", "policy", "negotiated_features", "transfer")
 
@@ -68,9 +61,9 @@ def settle(guest, inflated_bytes):
 
 
 @pytest.fixture(scope="module", name="guest")
-def fixture_guest():
+def fixture_guest(lab):
     """One guest with every feature QEMU has, for all tests that leave it as it was."""
-    with Guest(mem_mib=1024, balloon_opts=OPTIONS) as guest:
+    with lab.fresh(balloon_opts=ALL_FEATURES) as guest:
         yield guest
         guest.check_clean()
 
@@ -326,8 +319,8 @@ def test_tracepoints_tell_a_resize(guest):
     assert events("stats_sent")[0]["error"] == "0"
 
 
-def test_reload_leaves_nothing_behind():
-    with Guest(mem_mib=512, balloon_opts=OPTIONS, module_params="transfer=pfn") as guest:
+def test_reload_leaves_nothing_behind(lab):
+    with lab.fresh(mem_mib=512, module_params="transfer=pfn") as guest:
         assert read(guest, "transfer") == "pfn"
         settle(guest, 64 * MIB)
         assert read(guest, "held_bytes") == 64 * MIB
@@ -342,16 +335,18 @@ def test_reload_leaves_nothing_behind():
         guest.check_clean()
 
 
-def test_unloading_while_files_are_read():
-    with Guest(mem_mib=512, balloon_opts=OPTIONS) as guest:
+def test_unbinding_while_files_are_read(lab):
+    with lab.fresh(mem_mib=512) as guest:
+        driver = "/sys/bus/virtio/drivers/vballoon"
+        device = guest.check(f"basename {driver}/virtio*").strip()
+        settle(guest, 64 * MIB)
         guest.check(f"(while :; do cat {DIRECTORY}/* {DEBUGFS}/*/*; done) >/dev/null 2>&1 & "
                     "echo $! >/tmp/pid")
         for _ in range(5):
-            guest.rmmod()
-            guest.insmod()
+            guest.check(f"echo {device} >{driver}/unbind")
+            assert guest.check(f"ls {DEBUGFS}") == ""
+            guest.check(f"echo {device} >{driver}/bind")
+            guest.wait_for(lambda: read(guest, "held_bytes") == 64 * MIB, 120,
+                           "the balloon to come back")
         guest.check("kill $(cat /tmp/pid)")
         guest.check_clean()
-
-
-if __name__ == "__main__":
-    sys.exit(pytest.main([__file__, *sys.argv[1:]]))
