@@ -688,7 +688,6 @@ static int vbal_oom_notify(struct notifier_block *nb, unsigned long unused,
 	return NOTIFY_OK;
 }
 
-#ifdef CONFIG_BALLOON_COMPACTION
 /* Called with both pages locked; the old one is isolated. */
 static int vbal_migrate_page(struct balloon_dev_info *bdi, struct page *newpage,
 			     struct page *page, enum migrate_mode mode)
@@ -708,16 +707,13 @@ static int vbal_migrate_page(struct balloon_dev_info *bdi, struct page *newpage,
 	mutex_unlock(&vb->wire.mig_lock);
 	return ret ? -EAGAIN : 0;
 }
-#endif
 
 static void vbal_pages_enable_migration(struct vbal_pages *vp)
 {
-#ifdef CONFIG_BALLOON_COMPACTION
 	unsigned int mode;
 
 	for (mode = 0; mode < VBAL_NR_MODES; mode++)
 		vp->bag[mode].singles.migratepage = vbal_migrate_page;
-#endif
 }
 
 /* Give all back while the host answers, telling it where it has to be told. */

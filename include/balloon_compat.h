@@ -100,12 +100,16 @@ static inline void vbal_mod_balloon_pages(struct page *page, long nr_pages)
 #endif
 }
 
-/* v7.0: the core puts the new page on the list and lets go of the old one */
+/*
+ * v7.0: the core puts the new page on the list and lets go of the old one.
+ * CONFIG_BALLOON_MIGRATION is the new name of CONFIG_BALLOON_COMPACTION; without
+ * either the core never calls a driver's migratepage.
+ */
 static inline void vbal_balloon_page_swap(struct balloon_dev_info *bdi,
 					  struct page *newpage,
 					  struct page *page)
 {
-#ifndef VBAL_HAVE_BALLOON_H
+#if !defined(VBAL_HAVE_BALLOON_H) && defined(CONFIG_BALLOON_COMPACTION)
 	unsigned long flags;
 
 	get_page(newpage);
