@@ -22,6 +22,7 @@ MIB = 1 << 20
 FRAME_BYTES = 4096
 BALLOON_ID = "balloon0"
 BALLOON_PATH = f"/machine/peripheral/{BALLOON_ID}"
+HINT_THREAD = "hint0"
 CONSOLE_TAIL_LINES = 40
 BASE_CMDLINE = (
     # no-reboot: a panic ends QEMU instead of going round
@@ -44,7 +45,7 @@ class Guest:
     kernel is None for the stock Debian kernel, or what Kernel.find() takes. balloon_opts
     are properties of QEMU's balloon device (None: no such device); transport is modern,
     transitional or legacy. module is loaded with module_params after boot: vballoon (built
-    if needed), virtio_balloon, or None. Both lie in /modules in any case.
+    if needed), virtio_balloon, or None; with load=False it only lies ready in /modules.
 
     mem_backend is a QEMU memory backend with its properties. files maps paths in the guest
     to files here, extra_modules names further kernel modules to load at boot. incoming
@@ -55,7 +56,7 @@ class Guest:
 
     def __init__(self, mem_mib=1024, smp=2, kernel=None,
                  balloon_opts="deflate-on-oom=on,free-page-reporting=on",
-                 module="vballoon", module_params="", swap_mib=0, extra_qemu=(),
+                 module="vballoon", module_params="", load=True, swap_mib=0, extra_qemu=(),
                  machine="pc", transport="transitional", mem_backend="memory-backend-ram",
                  append="", files=None, extra_modules=(), module_path=None, incoming=False,
                  accel=None, icount=None, boot_timeout=300, patience=1, name="guest"):
@@ -64,6 +65,7 @@ class Guest:
         self.kernel = Kernel.find(kernel)
         self.module = module
         self.module_params = module_params
+        self.load = load
         self.machine = machine
         self.patience = patience
         self.name = name
@@ -96,7 +98,7 @@ class Guest:
             self.start()
             if not self._incoming:
                 self.wait_boot()
-                if self.module:
+                if self.module and self.load:
                     self.insmod(self.module_params)
         except BaseException:
             self.close()
@@ -226,18 +228,18 @@ class Guest:
     def _balloon_arguments(self):
         if self._balloon_opts is None:
             return []
-        arguments = []
-        options = self._balloon_opts
-        if "free-page-hint=on" in options and "iothread=" not in options:
-            arguments += ["-object", "iothread,id=hint0"]
-            options += ",iothread=hint0"
-        return arguments + ["-device", self.balloon_device(options)]
+        thread = ["-object", f"iothread,id={HINT_THREAD}"] if self._hints() else []
+        return [*thread, "-device", self.balloon_device()]
 
-    def balloon_device(self, options=None):
+    def _hints(self):
+        """True where QEMU wants a thread for free page hints and the options name none."""
+        return "free-page-hint=on" in self._balloon_opts and "iothread=" not in self._balloon_opts
+
+    def balloon_device(self):
         """Return the balloon as an argument of -device."""
-        options = self._balloon_opts if options is None else options
+        thread = f"iothread={HINT_THREAD}" if self._hints() else ""
         return ",".join(filter(None, [self._virtio("virtio-balloon"), f"id={BALLOON_ID}",
-                                      options]))
+                                      self._balloon_opts, thread]))
 
     def _swap_arguments(self):
         disk = self._folder / "swap"
@@ -314,6 +316,11 @@ class Guest:
         """Return /proc/meminfo, in kB."""
         return {name.rstrip(":"): int(value) for name, value, *_ in
                 map(str.split, self.check("cat /proc/meminfo").splitlines())}
+
+    def free_kb(self):
+        """Return the free memory: MemFree, and what lies free in the lists of the CPUs."""
+        in_lists = re.findall(r"^\s+count: (\d+)$", self.check("cat /proc/zoneinfo"), re.MULTILINE)
+        return self.meminfo()["MemFree"] + sum(map(int, in_lists)) * FRAME_BYTES // 1024
 
     def vmstat(self):
         """Return /proc/vmstat."""

@@ -36,8 +36,8 @@ def test_resident_memory_falls(lab, transfer, backend):
 @pytest.mark.parametrize("transfer", ("pfn", "range"))
 def test_the_guests_data_survives(lab, guest, transfer):
     with lab.loaded(guest, f"transfer={transfer}") as balloon:
-        guest.check("mount -t tmpfs -o size=200M data /mnt && "
-                    "dd if=/dev/urandom of=/mnt/data bs=1M count=150 2>/dev/null", 300)
+        guest.check("mount -t tmpfs -o size=50M data /mnt && "
+                    "dd if=/dev/urandom of=/mnt/data bs=1M count=40 2>/dev/null", 300)
         summed = guest.check("md5sum /mnt/data", 120)
         for size in (500 * MIB, 100 * MIB + FRAME, 600 * MIB, 0):
             balloon.resize(size)

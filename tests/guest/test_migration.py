@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Live migration from one QEMU to another, with a round of free page hints."""
 
-from conftest import ALL_FEATURES, FRAME, MIB, check_unloaded
+from conftest import ALL_FEATURES, FRAME, MIB, check_unloaded, memory
 
 SIZE = 200 * MIB + 7 * FRAME
 FREED_MIB = 400
@@ -9,15 +9,14 @@ FREED_MIB = 400
 
 def test_migration_with_free_page_hints(lab):
     options = {"mem_mib": 1024, "balloon_opts": ALL_FEATURES}
-    with lab.fresh(**options, name="source", module=None) as source, \
+    with lab.fresh(**options, name="source", load=False) as source, \
             lab.fresh(**options, name="target", incoming=True) as target:
-        source.module = "vballoon"
         migrate(source, target)
 
 
 def migrate(source, target):
     """Move a guest that has free memory full of random bytes, data, and a balloon."""
-    before_kb = source.meminfo()
+    before_kb = memory(source)
     source.insmod("deflate_on_oom=0")
     attr = "cat /sys/bus/virtio/drivers/vballoon/virtio*/balloon/"
     source.inflate(SIZE)
@@ -43,10 +42,10 @@ def migrate(source, target):
     target.wait_for(lambda: target.check(f"{attr}hint_held_bytes").strip() == "0", 120,
                     "the hinted pages to be free again")
     assert target.inflated_bytes() == SIZE
-    assert before_kb["MemTotal"] - target.meminfo()["MemTotal"] == SIZE // 1024
+    assert before_kb["total"] - target.meminfo()["MemTotal"] == SIZE // 1024
     target.inflate(FRAME)
     target.wait_inflated(FRAME)
-    assert before_kb["MemTotal"] - target.meminfo()["MemTotal"] == FRAME // 1024
+    assert before_kb["total"] - target.meminfo()["MemTotal"] == FRAME // 1024
     target.check("umount /mnt")
     target.rmmod("vballoon")
     check_unloaded(target, before_kb)
