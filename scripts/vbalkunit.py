@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Build vballoon_kunit.ko, run it in a test kernel under QEMU, judge its output."""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vbalguest import Guest, GuestError
+
+REPO = Path(__file__).resolve().parents[1]
+CACHE = Path(os.environ.get("VBALLOON_CACHE", "/var/cache/vballoon"))
+TESTS = REPO / "tests/kunit"
+# Suites with a file of their own; the others are in device_kunit.c.
+FILE_SUITES = ("guard", "pages")
+# What a kernel prints when something is wrong, besides a failed test.
+TROUBLE = re.compile(r"WARNING: |BUG: |KASAN|UBSAN: |Oops|general protection fault|"
+                     r"Kernel panic|circular locking|lock held|inconsistent lock state|"
+                     r"scheduling while atomic|soft lockup|hung_task|blocked for more than|"
+                     r"list_(add|del) corruption|refcount_t: |unreferenced object")
+# A result; those of a case with parameters are indented by four more.
+RESULT = re.compile(r"^(?P<indent> *)(?P<verdict>ok|not ok) \d+ -? ?(?P<name>.*)$")
+SUBTEST = re.compile(r"^(?P<indent> *)# Subtest: (?P<name>.*)$")
+
+
+@dataclass
+class Outcome:
+    """What a run showed."""
+
+    passed: list = field(default_factory=list)
+    failed: list = field(default_factory=list)
+    skipped: list = field(default_factory=list)
+    trouble: list = field(default_factory=list)
+
+    @property
+    def good(self):
+        return bool(self.passed) and not self.failed and not self.trouble
+
+
+def suites():
+    """Return suite -> number of its cases, counted in the sources."""
+    counts = {name: len(re.findall(r"\bKUNIT_CASE(?:_PARAM)?\(",
+                                   (TESTS / f"{name}_kunit.c").read_text("utf-8")))
+              for name in FILE_SUITES}
+    text = (TESTS / "device_kunit.c").read_text("utf-8")
+    for name, body in re.findall(r"kunit_case (\w+)_test_cases\[\] = \{(.*?)\n\};", text, re.S):
+        counts[name] = len(re.findall(r"\bKUNIT_CASE(?:_PARAM)?\(", body))
+    return counts
+
+
+def select(pattern):
+    """Return the suites whose name contains one of the pattern's words; all for none."""
+    names = suites()
+    if not pattern:
+        return names
+    chosen = {name: count for name, count in names.items()
+              if any(word in f"vballoon_{name}" for word in pattern.replace(",", " ").split())}
+    if not chosen:
+        raise GuestError(f"no suite matches '{pattern}'; there are: {', '.join(names)}")
+    return chosen
+
+
+def test_kernel(flavour):
+    """Return the build folder of a test kernel, built if need be."""
+    result = subprocess.run([REPO / "scripts/testkernel", flavour], stdout=subprocess.PIPE,
+                            text=True, check=False)
+    if result.returncode:
+        raise GuestError(f"no {flavour} kernel to test with")
+    return Path(result.stdout.strip())
+
+
+def build(kernel_build, chosen, make_options=()):
+    """Build the module in a private copy of the sources; return its path."""
+    tree = CACHE / f"kunit-{kernel_build.name}"
+    for source in [REPO / "Kbuild", REPO / "VERSION", *REPO.glob("balloon_*.c"),
+                   *REPO.glob("include/*.h"), *TESTS.glob("*.[ch]")]:
+        target = tree / source.relative_to(REPO)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists() or target.read_bytes() != source.read_bytes():
+            shutil.copy(source, target)
+    for gone in tree.rglob("*.[ch]"):
+        if not gone.name.endswith(".mod.c") and not (REPO / gone.relative_to(tree)).exists():
+            gone.unlink()
+    names = "" if set(chosen) == set(suites()) else " ".join(chosen)
+    # Another selection is another module.
+    (tree / "vballoon_kunit.ko").unlink(missing_ok=True)
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "K", "FILTER", "VERSION")}
+    result = subprocess.run(
+        ["make", "-C", kernel_build, f"M={tree}", "VBAL_KUNIT=1", f"VBAL_SUITES={names}",
+         *make_options, "modules"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, check=False)
+    if result.returncode:
+        raise GuestError(f"vballoon_kunit.ko does not build:\n{result.stdout[-4000:]}")
+    return tree / "vballoon_kunit.ko"
+
+
+def judge(console, chosen):
+    """Read the KTAP in a console's text; compare with what the sources hold."""
+    outcome = Outcome()
+    open_suites = []
+    cases_seen = {name: 0 for name in chosen}
+    lines = console.splitlines()
+    parents = set()
+    for number, line in enumerate(lines):
+        subtest = SUBTEST.match(line)
+        result = RESULT.match(line)
+        if subtest:
+            # indented as its results are
+            depth = len(subtest["indent"]) // 4 - 1
+            open_suites[depth:] = [subtest["name"]]
+        elif result and open_suites:
+            depth = len(result["indent"]) // 4
+            name = result["name"].partition(" # SKIP")[0]
+            path = [*open_suites[:depth], name]
+            suite = open_suites[0].removeprefix("vballoon_")
+            if depth == 1 and suite in cases_seen:
+                cases_seen[suite] += 1
+            parents.add(" / ".join(path[:-1]))
+            if "# SKIP" in line:
+                outcome.skipped.append(" / ".join(path))
+            elif result["verdict"] == "ok":
+                outcome.passed.append(" / ".join(path))
+            else:
+                outcome.failed.append(" / ".join(path))
+        elif TROUBLE.search(line):
+            outcome.trouble.append("\n".join(lines[number:number + 25]))
+    # A case with parameters, or a suite, is the sum of its parts.
+    for kind in (outcome.passed, outcome.failed):
+        kind[:] = [path for path in kind if path not in parents]
+    for suite, count in chosen.items():
+        if cases_seen[suite] != count:
+            outcome.failed.append(f"vballoon_{suite} ran {cases_seen[suite]} of {count} cases")
+    return outcome
+
+
+def run(kernel_build, module, timeout_seconds=1500, after=None):
+    """Boot, load the module (which runs the tests), look for leaks; return the console."""
+    guest = Guest(mem_mib=768, kernel=kernel_build, balloon_opts=None, module=None,
+                  module_path=module, append="acpi=off kunit.enable=1 kmemleak=on",
+                  patience=3, name="kunit")
+    text = ""
+    try:
+        with guest:
+            try:
+                guest.check("insmod /modules/vballoon_kunit.ko", timeout=timeout_seconds)
+                if after:
+                    after(guest)
+                guest.check("rmmod vballoon_kunit", timeout=120)
+                guest.check(LEAKS, timeout=300)
+            finally:
+                text = guest.console()
+    except GuestError as error:
+        text += f"\nWARNING: the run ended early: {error}\n"
+    return text
+
+
+# Twice: what was on its way to be freed at the first scan is not a leak.
+LEAKS = """
+leaks=/sys/kernel/debug/kmemleak
+[ -e $leaks ] || exit 0
+echo scan > $leaks; sleep 2; echo scan > $leaks
+cat $leaks > /dev/kmsg
+"""
