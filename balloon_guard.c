@@ -59,13 +59,15 @@
  * that the first refault is seen before much is gone: a guest's worth of cold
  * cache takes 6 s at least. Active pages may have been idle for days, since only
  * reclaim ages them, or may not: they go in portions of up to 1/256, a guest's
- * worth in two minutes.
+ * worth in four minutes.
  */
 #define VBAL_PORTION_SHIFT 10
 #define VBAL_COLD_SHIFT 6
 #define VBAL_COLD_MS 100
 #define VBAL_WARM_SHIFT 8
-#define VBAL_WARM_MS 500
+#define VBAL_WARM_MS 1000
+/* At most so much of it is given back because it is missed. */
+#define VBAL_UNDO_SHIFT 4
 
 #define VBAL_HOLD_MIN_MS 1000
 #define VBAL_HOLD_MAX_MS 16000
@@ -498,9 +500,26 @@ static void vbal_guard_hold(struct vbal_guard *g, u64 now_ms,
 	g->hold_until_ms = now_ms + g->hold_ms;
 	g->pressure = pressure;
 	g->unanswered = pressure;
-	g->undo_pages = g->dropped_pages;
 	g->portion_pages = 0;
 	g->portion_end_pages = 0;
+}
+
+/* A second passed without pressure: what was dropped is missed less and less. */
+static void vbal_guard_calm(struct vbal_guard *g, u64 now_ms)
+{
+	if (now_ms >= g->hold_until_ms)
+		g->hold_ms /= 2;
+	g->undo_pages -= g->undo_pages / 4;
+}
+
+/* What was dropped lately is what is missed. */
+static unsigned long vbal_guard_undo(struct vbal_guard *g)
+{
+	unsigned long nr_pages =
+		min(g->undo_pages, g->total_pages >> VBAL_UNDO_SHIFT);
+
+	g->undo_pages = 0;
+	return nr_pages;
 }
 
 /* Takes notice of new signals: judges them and moves the window. */
@@ -517,8 +536,8 @@ static void vbal_guard_notice(struct vbal_guard *g,
 		vbal_guard_hold(g, s->now_ms, pressure);
 	else if (fresh && age_ms < VBAL_WINDOW_MS)
 		return;
-	else if (s->now_ms >= g->hold_until_ms)
-		g->hold_ms /= 2;
+	else
+		vbal_guard_calm(g, s->now_ms);
 	g->mark = *s;
 	g->marked = true;
 	g->dropped_pages = 0;
@@ -593,6 +612,7 @@ static void vbal_guard_next_portion(struct vbal_guard *g,
 	g->portion_end_pages = s->held_pages + g->portion_pages;
 	g->portion_after_ms = s->now_ms + (cold ? VBAL_COLD_MS : VBAL_WARM_MS);
 	g->dropped_pages += g->portion_pages;
+	g->undo_pages += g->portion_pages;
 }
 
 /* What is left of this portion of page cache, or the next if its time is come. */
@@ -762,7 +782,7 @@ static unsigned long vbal_guard_owed(struct vbal_guard *g,
 		return 0;
 	/* Reading a file set larger than RAM must not empty the balloon. */
 	if (pressure == VBAL_PRESSURE_REFAULT && s->avail_pages / 2 >= reserve)
-		return g->undo_pages;
+		return vbal_guard_undo(g);
 	return vbal_steps_next(&g->give_back, g->total_pages, s->now_ms);
 }
 

@@ -138,7 +138,8 @@ struct vbal_steps {
  * @portion_after_ms: no new portion before; size worker
  * @pressure: what was seen last; size worker
  * @unanswered: pressure that vbal_guard_watch() has yet to answer; size worker
- * @undo_pages: page cache dropped just before @unanswered; size worker
+ * @undo_pages: page cache dropped lately; each calm second a quarter of it is
+ *	forgotten; size worker
  * @hold_ms: present hold-off for pressure; size worker
  * @hold_until_ms: no inflation before, unless memory becomes plenty; size
  *	worker

@@ -383,8 +383,8 @@ static void ask_drops_warm_cache_slowly(struct kunit *test)
 		t->s.held_pages += t->v.grant_pages;
 		KUNIT_EXPECT_EQ(test, ask(t, RAM), 0);
 		KUNIT_EXPECT_EQ(test, t->v.state, VBAL_STATE_INFLATING);
-		KUNIT_EXPECT_EQ(test, t->v.retry_ms, 500);
-		t->s.now_ms += 500;
+		KUNIT_EXPECT_EQ(test, t->v.retry_ms, 1000);
+		t->s.now_ms += 1000;
 	}
 }
 
@@ -713,6 +713,41 @@ static void watch_undoes_what_is_missed(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, watch(t), MIB(1) + MIB(2));
 }
 
+static void watch_undoes_less_of_what_is_long_ago(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+	unsigned int i;
+
+	t->s.held_pages = MIB(500);
+	set_tight(t);
+	ask(t, RAM);
+	for (i = 0; i < 2; i++) {
+		t->s.now_ms += 1000;
+		KUNIT_EXPECT_EQ(test, watch(t), 0);
+	}
+	t->s.refaults += RAM / 1024 + 1;
+	KUNIT_EXPECT_EQ(test, watch(t), MIB(1) * 9 / 16);
+	/* Once: what was undone is not dropped any more. */
+	t->s.refaults += RAM / 1024 + 1;
+	KUNIT_EXPECT_EQ(test, watch(t), 0);
+}
+
+static void watch_undoes_no_more_than_a_sixteenth(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+	unsigned int i;
+
+	t->s.held_pages = MIB(500);
+	set_tight(t);
+	for (i = 0; i < 9; i++) {
+		ask(t, RAM);
+		t->s.held_pages += t->v.grant_pages;
+		t->s.now_ms += 100;
+	}
+	t->s.refaults += RAM / 1024 + 1;
+	KUNIT_EXPECT_EQ(test, watch(t), RAM / 16);
+}
+
 static void watch_ignores_a_file_set_larger_than_ram(struct kunit *test)
 {
 	struct guard_test *t = test->priv;
@@ -981,6 +1016,8 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE_PARAM(watch_answers_pressure, pressure_gen_params),
 	KUNIT_CASE(watch_answers_what_ask_has_seen),
 	KUNIT_CASE(watch_undoes_what_is_missed),
+	KUNIT_CASE(watch_undoes_less_of_what_is_long_ago),
+	KUNIT_CASE(watch_undoes_no_more_than_a_sixteenth),
 	KUNIT_CASE(watch_ignores_a_file_set_larger_than_ram),
 	KUNIT_CASE(settle_holds_whatever_is_free),
 	KUNIT_CASE(settle_grows_with_each_relapse),
