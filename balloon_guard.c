@@ -532,10 +532,11 @@ static void vbal_guard_notice(struct vbal_guard *g,
 
 	if (fresh && vbal_guard_is_tight(g, s))
 		pressure = vbal_guard_compare(g, s);
+	if (pressure == VBAL_CALM && fresh && age_ms < VBAL_WINDOW_MS)
+		return;
+
 	if (pressure != VBAL_CALM)
 		vbal_guard_hold(g, s->now_ms, pressure);
-	else if (fresh && age_ms < VBAL_WINDOW_MS)
-		return;
 	else
 		vbal_guard_calm(g, s->now_ms);
 	g->mark = *s;
