@@ -790,7 +790,7 @@ static void report_and_ranges_share_the_queue(struct kunit *test)
 
 	while (!READ_ONCE(vb->report.nr_pages) && time_before(jiffies, end)) {
 		fake_host_set_target(h, (++i % 2) * FRAMES_64M);
-		msleep(10);
+		msleep(20);
 	}
 	KUNIT_EXPECT_GT(test, vb->report.nr_pages, 0UL);
 	resize_to(test, 0);

@@ -404,7 +404,7 @@ static void fake_put_used(struct fake_host *h, struct fake_vq *q, u16 head)
 static bool fake_wants_irq(struct fake_host *h, struct fake_vq *q, u16 old)
 {
 	struct vring vring = fake_vring(q);
-	u16 new = virtio16_to_cpu(&h->vdev, vring.used->idx);
+	u16 new = virtio16_to_cpu(&h->vdev, vring.used->idx), event;
 
 	/* The index before the look at what the driver wants. */
 	smp_mb();
@@ -412,8 +412,8 @@ static bool fake_wants_irq(struct fake_host *h, struct fake_vq *q, u16 old)
 		return new != old &&
 		       !(virtio16_to_cpu(&h->vdev, vring.avail->flags) &
 			 VRING_AVAIL_F_NO_INTERRUPT);
-	return vring_need_event(
-		virtio16_to_cpu(&h->vdev, vring_used_event(&vring)), new, old);
+	event = virtio16_to_cpu(&h->vdev, vring_used_event(&vring));
+	return vring_need_event(event, new, old);
 }
 
 static void fake_use(struct fake_host *h, struct fake_vq *q, u16 head)
@@ -443,6 +443,14 @@ static u16 fake_avail_idx(struct fake_host *h, struct vring *vring)
 	return idx;
 }
 
+static u16 fake_next_head(struct fake_host *h, struct fake_vq *q,
+			  struct vring *vring)
+{
+	u16 i = q->next++ % vring->num;
+
+	return virtio16_to_cpu(&h->vdev, vring->avail->ring[i]);
+}
+
 #define FAKE_LOOK 256
 
 /* One look at a queue: collect what is there, then use it in some order. */
@@ -461,8 +469,7 @@ static void fake_walk_queue(struct fake_host *h, enum fake_queue kind)
 again:
 	while (q->budget > 0 && q->next != fake_avail_idx(h, &vring) &&
 	       nr_heads < FAKE_LOOK) {
-		u16 head = virtio16_to_cpu(
-			&h->vdev, vring.avail->ring[q->next++ % vring.num]);
+		u16 head = fake_next_head(h, q, &vring);
 
 		if (q->budget != FAKE_UNLIMITED)
 			q->budget--;

@@ -7,6 +7,7 @@
 #define _VBALLOON_FAKE_HOST_H
 
 #include <linux/completion.h>
+#include <linux/iopoll.h>
 #include <linux/irq_work.h>
 #include <linux/mutex.h>
 #include <linux/virtio.h>
@@ -73,6 +74,7 @@ struct fake_vq {
  * @q: queues by kind
  * @thread: walks the rings
  * @kick: wakes @thread
+ * @kicked: there is something to look at
  * @config_irq: delivers config interrupts
  * @frames: frames given by PFN and not taken back
  * @nr_frames: their number
@@ -103,6 +105,7 @@ struct fake_host {
 	bool reverse;
 	bool twice;
 
+	/* everything below */
 	struct mutex lock;
 	struct virtio_balloon_config config;
 	u8 status;
@@ -149,16 +152,18 @@ bool fake_host_ask_stats(struct fake_host *h);
 
 u32 fake_host_actual(struct fake_host *h);
 
+static inline bool fake_bool(bool value)
+{
+	return value;
+}
+
 /* Poll for a condition, generously: nothing here is a matter of time. */
-#define fake_wait_ms(cond, limit_ms)                                        \
-	({                                                                  \
-		unsigned long end__ = jiffies + msecs_to_jiffies(limit_ms); \
-		bool met__;                                                 \
-                                                                            \
-		while (!(met__ = !!(cond)) && time_before(jiffies, end__))  \
-			msleep(2);                                          \
-		met__ || (cond);                                            \
+#define fake_wait(cond)                                            \
+	({                                                         \
+		bool met__;                                        \
+		read_poll_timeout(fake_bool, met__, met__, 2000,   \
+				  60 * USEC_PER_SEC, false, cond); \
+		met__;                                             \
 	})
-#define fake_wait(cond) fake_wait_ms(cond, 60000)
 
 #endif /* _VBALLOON_FAKE_HOST_H */

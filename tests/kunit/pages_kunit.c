@@ -7,8 +7,8 @@
 
 #include "balloon_pages.h"
 
-#define BLOCK_PAGES (1UL << VBAL_BLOCK_ORDER)
-#define MAX_PAGES (1UL << VBAL_MAX_ORDER)
+#define BLOCK_PAGES BIT(VBAL_BLOCK_ORDER)
+#define MAX_PAGES BIT(VBAL_MAX_ORDER)
 
 struct pages_test {
 	struct vbal_pages vp;
@@ -64,6 +64,12 @@ static void hold(struct kunit *test, unsigned long nr_pages,
 
 	KUNIT_ASSERT_EQ(test, take(t, nr_pages, 0, max_order), nr_pages);
 	vbal_pages_hold(&t->vp, &t->blocks, mode);
+}
+
+/* One block of the smallest order that is held whole. */
+static unsigned long take_block(struct pages_test *t)
+{
+	return take(t, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_BLOCK_ORDER);
 }
 
 static unsigned long nr_blocks(struct pages_test *t, enum vbal_mode mode)
@@ -148,9 +154,7 @@ static void hold_marks_every_page_offline(struct kunit *test)
 	struct page *first;
 	unsigned long i, nr = 0;
 
-	KUNIT_ASSERT_EQ(
-		test, take(t, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_BLOCK_ORDER),
-		BLOCK_PAGES);
+	KUNIT_ASSERT_EQ(test, take_block(t), BLOCK_PAGES);
 	first = list_first_entry(&t->blocks.list, struct page, lru);
 	vbal_pages_hold(&t->vp, &t->blocks, VBAL_MODE_PFN);
 	for (i = 0; i < BLOCK_PAGES; i++)
