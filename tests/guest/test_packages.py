@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Installing, taking over and removing: in a Debian tree, in an initramfs, in a guest."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import FRAME, MIB
+
+REPO = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO / "scripts"))
+
+from vbalguest import Guest, Kernel, build_module  # noqa: E402
+from vbalguest.cache import cache_dir  # noqa: E402
+from vbaltree import Tree, version_key  # noqa: E402
+
+ALIAS = "virtio:d00000005v00001AF4"
+SIZE = 100 * MIB + 5 * FRAME
+NEXT_VERSION = "9.9.9"
+# What installing anything at all changes.
+NOISE = re.compile(r"/(var/log|var/cache|var/lib/apt|var/lib/dpkg|tmp|proc|boot/initrd|vballoon)"
+                   r"|/modules\.[a-z.]+$|__pycache__")
+
+pytestmark = pytest.mark.stock
+
+
+class DebianSystem:
+    """A Debian 12 with the stock kernel, its headers and DKMS, in a folder."""
+
+    def __init__(self):
+        path = cache_dir("trees") / "bookworm-packages"
+        self.tree = Tree("bookworm", path=path).make(
+            "linux-image-amd64", "linux-headers-amd64", "dkms", "initramfs-tools", "udev", "kmod",
+            "busybox", "python3-rich")
+        releases = [folder.name for folder in (path / "lib/modules").iterdir()]
+        self.release = sorted(releases, key=version_key)[-1]
+        self.run("sh", "-c", "apt-get purge -q -y vballoon-dkms balloonctl; true")
+
+    def run(self, *command):
+        """Run a command in it; return what it printed."""
+        return self.tree.run(*command).stdout
+
+    def install(self, *debs):
+        """Install package files."""
+        for deb in debs:
+            shutil.copy(deb, self.tree.path / "tmp")
+        self.run("apt-get", "install", "-q", "-y", "--no-install-recommends",
+                 *[f"/tmp/{deb.name}" for deb in debs])
+
+    def drivers(self):
+        """Return the modules that udev would load for a virtio balloon."""
+        return self.tree.run("modprobe", "-S", self.release, "--use-blacklist", "-R", ALIAS,
+                             check=False).stdout.split()
+
+    def modules(self):
+        """Return the installed files of our module."""
+        return sorted((self.tree.path / "usr/lib/modules").glob("*/updates/**/vballoon.ko*"))
+
+    def files(self):
+        """Return the names of all files that matter."""
+        names = self.run("find", "/", "-xdev", "!", "-type", "d").splitlines()
+        return {name for name in names if not NOISE.search(name)}
+
+
+@pytest.fixture(scope="module", name="system")
+def fixture_system():
+    return DebianSystem()
+
+
+def build_debs(repo):
+    """Build the packages of a source tree; return their files by package name."""
+    result = subprocess.run([repo / "scripts/deb"], stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+    names = re.findall(r"^out/(\S+\.deb)$", result.stdout, re.MULTILINE)
+    return {name.split("_")[0]: repo / "out" / name for name in names}
+
+
+@pytest.fixture(scope="module", name="debs")
+def fixture_debs():
+    return build_debs(REPO)
+
+
+def copy_repo(target, version=None):
+    """Copy the sources, with another version if one is given."""
+    shutil.copytree(REPO, target, symlinks=True, ignore=shutil.ignore_patterns(
+        ".git", "out", "__pycache__", "*.o", "*.ko", "*.cmd"))
+    if version:
+        old = (target / "VERSION").read_text("ascii").strip()
+        (target / "VERSION").write_text(f"{version}\n", "ascii")
+        changelog = target / "debian/changelog"
+        changelog.write_text(changelog.read_text("utf-8").replace(f"({old})", f"({version})", 1),
+                             "utf-8")
+    return target
+
+
+def test_package_hands_the_device_over_and_back(system, debs, tmp_path):
+    version = (REPO / "VERSION").read_text("ascii").strip()
+    before = system.files()
+    assert system.drivers() == ["virtio_balloon"]
+
+    system.install(debs["vballoon-dkms"])
+    assert system.drivers() == ["vballoon"]
+    assert f"vballoon/{version}, {system.release}" in system.run("dkms", "status")
+    assert len(system.modules()) == 1
+
+    newer = build_debs(copy_repo(tmp_path / "newer", NEXT_VERSION))
+    system.install(newer["vballoon-dkms"])
+    status = system.run("dkms", "status")
+    assert f"vballoon/{NEXT_VERSION}, {system.release}" in status
+    assert f"vballoon/{version}" not in status
+    assert system.run("modinfo", "-k", system.release, "-F", "version",
+                      "vballoon").strip() == NEXT_VERSION
+    assert system.drivers() == ["vballoon"]
+
+    # not purged: a plain removal has to be enough
+    system.run("apt-get", "remove", "-q", "-y", "vballoon-dkms")
+    assert system.drivers() == ["virtio_balloon"]
+    assert system.files() == before
+
+
+def test_dkms_script_leaves_nothing_behind(system):
+    before = system.files()
+    target = system.tree.path / "vballoon"
+    shutil.rmtree(target, ignore_errors=True)
+    copy_repo(target)
+    system.run("/vballoon/scripts/dkms", "install")
+    assert system.drivers() == ["vballoon"]
+    assert len(system.modules()) == 1
+    # once more: installing over itself is no error
+    system.run("/vballoon/scripts/dkms", "install")
+    system.run("/vballoon/scripts/dkms", "remove")
+    shutil.rmtree(target)
+    assert system.drivers() == ["virtio_balloon"]
+    assert system.files() == before
+
+
+def test_early_inflation_in_an_initramfs(system, debs):
+    """As documented: with vballoon in the initramfs the balloon moves before there is a root."""
+    system.install(debs["vballoon-dkms"])
+    listed = system.tree.path / "etc/initramfs-tools/modules"
+    listed.write_text("vballoon\n", "ascii")
+    system.run("update-initramfs", "-c", "-k", system.release)
+    boot = system.tree.path / "boot"
+    kernel = Kernel(boot / f"vmlinuz-{system.release}", system.release, system.tree.path)
+    guest = Guest(mem_mib=1024, kernel=kernel, module=None,
+                  append="rootdelay=3600 root=/dev/none",
+                  extra_qemu=["-initrd", str(boot / f"initrd.img-{system.release}")])
+    try:
+        # not wait_boot(): this initramfs is Debian's own and has no agent of ours
+        guest.start()
+        guest.inflate(SIZE)
+        guest.wait_inflated(SIZE, 300)
+        assert "vballoon: " in guest.console()
+    finally:
+        guest.close()
+        listed.write_text("", "ascii")
+        system.run("apt-get", "purge", "-q", "-y", "vballoon-dkms")
+
+
+def test_balloonctl_package(system, debs):
+    system.install(debs["balloonctl"])
+    assert "usage" in system.run("balloonctl", "--help").lower()
+    assert (system.tree.path / "usr/share/man/man1/balloonctl.1.gz").exists()
+    system.run("apt-get", "remove", "-q", "-y", "balloonctl")
+    assert not (system.tree.path / "usr/share/balloonctl").exists()
+
+
+def test_install_script_leaves_nothing_behind(tmp_path):
+    kernel = Kernel.stock()
+    shutil.copytree(REPO / "modprobe.d", tmp_path / "repo/modprobe.d")
+    (tmp_path / "repo/scripts").mkdir()
+    shutil.copy(REPO / "scripts/install", tmp_path / "repo/scripts")
+    shutil.copy(build_module(kernel), tmp_path / "repo")
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    command = tmp_path / "repo/scripts/install"
+    environment = {**os.environ, "DESTDIR": str(stage)}
+
+    subprocess.run([command, kernel.kdir], env=environment, check=True)
+    assert (stage / f"lib/modules/{kernel.release}/updates/vballoon.ko").exists()
+    assert "blacklist virtio_balloon" in (stage / "etc/modprobe.d/vballoon.conf").read_text()
+    subprocess.run([command, "--remove"], env=environment, check=True)
+    assert not [path for path in stage.rglob("*") if path.is_file()]
+
+
+def test_install_script_refuses_a_module_of_another_kernel(tmp_path):
+    kernel = Kernel.stock()
+    (tmp_path / "repo/scripts").mkdir(parents=True)
+    shutil.copy(REPO / "scripts/install", tmp_path / "repo/scripts")
+    shutil.copy(build_module(kernel), tmp_path / "repo")
+    header = tmp_path / "kdir/include/generated/utsrelease.h"
+    header.parent.mkdir(parents=True)
+    header.write_text('#define UTS_RELEASE "6.99.0"\n', "ascii")
+    result = subprocess.run([tmp_path / "repo/scripts/install", tmp_path / "kdir"], text=True,
+                            env={**os.environ, "DESTDIR": str(tmp_path / "stage")},
+                            capture_output=True, check=False)
+    assert result.returncode
+    assert f"built for {kernel.release}, not for 6.99.0" in result.stderr
+    assert not (tmp_path / "stage").exists()
+
+
+def owner(guest):
+    """The driver that has the balloon."""
+    return guest.check("for d in /sys/bus/virtio/devices/*; do "
+                       '[ "$(cat $d/device)" = 0x0005 ] && basename $(readlink $d/driver); done; '
+                       "true").strip()
+
+
+def test_take_over_a_running_guest_and_back():
+    files = {"bin/takeover": REPO / "scripts/takeover", "modules/vballoon.ko": build_module()}
+    with Guest(mem_mib=512, module="virtio_balloon", files=files) as guest:
+        guest.inflate(SIZE)
+        guest.wait_inflated(SIZE)
+        assert owner(guest) == "virtio_balloon"
+        for new, old in (("vballoon", "virtio_balloon"), ("virtio_balloon", "vballoon")) * 2:
+            said = guest.check(f"takeover {new} /modules/{new}.ko", 300)
+            assert f"from {old} to {new}" in said
+            assert owner(guest) == new
+            assert old not in guest.check("cat /proc/modules").split()
+            # the host's target is honoured again, without the host saying it again
+            guest.wait_inflated(SIZE)
+        assert "already" in guest.check("takeover virtio_balloon /modules/virtio_balloon.ko")
+        guest.check_clean()
+
+
+def test_takeover_without_a_module_changes_nothing():
+    files = {"bin/takeover": REPO / "scripts/takeover"}
+    with Guest(mem_mib=512, module="virtio_balloon", files=files) as guest:
+        status, said = guest.run("takeover vballoon /modules/none.ko")
+        assert status
+        assert "stays as it is" in said
+        assert owner(guest) == "virtio_balloon"
