@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The manual page and the completions know what balloonctl knows."""
+
+import argparse
+import shutil
+import subprocess
+
+import pytest
+from ballooncontrol import cli
+from conftest import ROOT
+
+MANUAL = ROOT / "docs" / "balloonctl.1"
+BASH = ROOT / "scripts" / "completions" / "balloonctl.bash"
+ZSH = ROOT / "scripts" / "completions" / "_balloonctl"
+
+
+def commands():
+    """Return each command's parser."""
+    action, = (action for action in cli.build_parser()._actions
+               if isinstance(action, argparse._SubParsersAction))
+    return action.choices
+
+
+def options_of(parser):
+    """Return the options of a command."""
+    return {text for action in parser._actions for text in action.option_strings}
+
+
+def complete(*words):
+    """Return what bash offers for the last of the words."""
+    script = (f"source {BASH}; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); _balloonctl; "
+              "printf '%s\\n' \"${COMPREPLY[@]}\"")
+    result = subprocess.run(["bash", "-c", script, "bash", "balloonctl", *words],
+                            capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+def test_version_is_the_trees():
+    version = (ROOT / "VERSION").read_text("ascii").strip()
+    assert cli.VERSION == version
+    assert f"vballoon {version}" in MANUAL.read_text("ascii")
+
+
+def test_manual_renders_without_warnings():
+    if shutil.which("groff") is None:
+        pytest.skip("needs groff-base")
+    result = subprocess.run(["groff", "-man", "-Tascii", "-P-cbou", "-ww", MANUAL],
+                            capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+    assert "EXIT STATUS" in result.stdout
+
+
+@pytest.mark.parametrize("command", commands())
+def test_manual_names_all(command):
+    text = MANUAL.read_text("ascii").replace("\\-", "-")
+    for option in options_of(commands()[command]):
+        assert option in text
+    assert f"balloonctl {command}" in text
+
+
+def test_bash_offers_commands():
+    assert complete("") == {*commands(), "--help", "--version"}
+    assert complete("st") == {"status", "stats"}
+
+
+@pytest.mark.parametrize("command", commands())
+def test_bash_offers_options(command):
+    long_options = {text for text in options_of(commands()[command]) if text.startswith("--")}
+    words = (command, "1G", "-") if command == "set" else (command, "-")
+    assert complete(*words) == long_options
+
+
+def test_bash_offers_sizes_and_files(tmp_path):
+    (tmp_path / "guest.qmp").touch()
+    assert "50%" in complete("set", "")
+    assert complete("set", "50%", f"{tmp_path}/gu") == {f"{tmp_path}/guest.qmp"}
+    assert complete("status", "--guest", f"{tmp_path}/gu") == {f"{tmp_path}/guest.qmp"}
+    assert "50%" in complete("watch", "--set", "")
+
+
+@pytest.mark.parametrize("command", commands())
+def test_zsh_knows_options(command):
+    text = ZSH.read_text("ascii")
+    for option in options_of(commands()[command]):
+        assert option in text
+
+
+def test_zsh_accepts_its_file():
+    if shutil.which("zsh") is None:
+        pytest.skip("needs zsh")
+    result = subprocess.run(["zsh", "-n", ZSH], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
