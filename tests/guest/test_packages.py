@@ -52,9 +52,10 @@ class DebianSystem:
                  *[f"/tmp/{deb.name}" for deb in debs])
 
     def drivers(self):
-        """Return the modules that udev would load for a virtio balloon."""
-        return self.tree.run("modprobe", "-S", self.release, "--use-blacklist", "-R", ALIAS,
-                             check=False).stdout.split()
+        """Return the balloon drivers that udev would load."""
+        said = self.run("modprobe", "-S", self.release, "--use-blacklist", "--dry-run",
+                        "--verbose", ALIAS)
+        return re.findall(r"/(\w*balloon)\.ko", said)
 
     def modules(self):
         """Return the installed files of our module."""
