@@ -40,10 +40,12 @@ echo >/tmp/read-ended
 class Sample:
     """What a guest was like at one moment; counters are since boot.
 
-    waited_seconds is how long its virtual CPUs waited for a processor of this machine.
+    ran_seconds is how long its virtual CPUs had a processor of this machine, and
+    waited_seconds how long they would have run had there been one.
     """
 
     seconds: float
+    ran_seconds: float
     waited_seconds: float
     guest_mib: float
     available_mib: float
@@ -68,9 +70,11 @@ class Recorder:
             "cat /proc/vmstat /proc/meminfo; echo chunks $(wc -l 2>/dev/null </tmp/chunks)")
         values = {name: int(value) for name, value in
                   re.findall(r"^(\w+):?\s+(\d+)", text, re.MULTILINE)}
+        ran, waited = processor_seconds(self.guest)
         self.samples.append(Sample(
             seconds=time.monotonic() - self.started,
-            waited_seconds=waited_seconds(self.guest),
+            ran_seconds=ran,
+            waited_seconds=waited,
             guest_mib=self.guest.actual_bytes() / MIB,
             available_mib=values["MemAvailable"] / 1024,
             chunks=values.get("chunks", 0),
@@ -199,20 +203,23 @@ def need_memory(guest, mib):
     return guest.run(f"dd if=/dev/zero of=/dev/null bs={mib}M count=1", timeout=300)
 
 
-def waited_seconds(guest):
-    """Return how long the guest's virtual CPUs waited for a processor so far."""
-    waited_ns = 0
+def processor_seconds(guest):
+    """Return how long the guest's virtual CPUs ran and how long they waited to, so far."""
+    ran_ns = waited_ns = 0
     for cpu in guest.qmp("query-cpus-fast"):
         path = Path(f"/proc/{guest.qemu_pid}/task/{cpu['thread-id']}/schedstat")
-        waited_ns += int(path.read_text("ascii").split()[1])
-    return waited_ns / 1e9
+        ran, waited = path.read_text("ascii").split()[:2]
+        ran_ns += int(ran)
+        waited_ns += int(waited)
+    return ran_ns / 1e9, waited_ns / 1e9
 
 
 def speed(first, last):
     """Return the chunks a second that the reader read between two samples.
 
-    Time in which this machine was busy with something else does not count.
+    What this machine was too busy to give to the guest does not count as time.
     """
-    seconds = last.seconds - first.seconds
-    waited = min(last.waited_seconds - first.waited_seconds, seconds * 0.9)
-    return (last.chunks - first.chunks) / (seconds - waited)
+    ran = last.ran_seconds - first.ran_seconds
+    waited = last.waited_seconds - first.waited_seconds
+    given = ran / (ran + waited) if ran else 1
+    return (last.chunks - first.chunks) / ((last.seconds - first.seconds) * given)

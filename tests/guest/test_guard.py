@@ -92,7 +92,6 @@ def test_page_cache_in_use_is_not_thrashed(lab, deflate_on_oom):
 
         # the in-tree driver: four pages of five are read again
         assert after.refaults - before.refaults <= read_pages(before, after) / 10
-        assert after.swapped_out - before.swapped_out < 1000
         assert after.oom_kills == 0
         guest.check_clean()
 
