@@ -400,9 +400,9 @@ class Guest:
     def fresh_stats(self, timeout=120):
         """Return statistics that the guest sent after this call (to the second)."""
         self.poll_stats(1)
-        before = self.guest_stats()["last-update"]
-        # the report after the next may have been on its way already: wait for two
-        self.wait_for(lambda: self.guest_stats()["last-update"] > before + 1, timeout,
+        # a report of the next second may have been asked for already
+        since = int(time.time()) + 1
+        self.wait_for(lambda: self.guest_stats()["last-update"] > since, timeout,
                       "new statistics")
         return self.guest_stats()["stats"]
 
