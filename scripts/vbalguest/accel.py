@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .cache import cache_dir, locked
-from .errors import GuestError
+from .errors import GuestError, Missing
 
 KVM_BOOT_SECONDS = 30
 
@@ -41,6 +41,8 @@ def choose():
 
     /dev/kvm that opens proves nothing: nested set-ups exist on which a guest hangs.
     """
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return TCG
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     result = cache_dir() / "accelerator.json"
     with locked(result.with_suffix(".lock")):
@@ -56,12 +58,12 @@ def choose():
 
 
 def _boots_with_kvm():
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return False
     from .guest import Guest  # Guest asks us for its accelerator
     try:
         with Guest(mem_mib=256, smp=1, module=None, balloon_opts=None, accel=KVM,
                    boot_timeout=KVM_BOOT_SECONDS):
             return True
+    except Missing:
+        raise
     except GuestError:
         return False
