@@ -149,7 +149,7 @@ def test_early_inflation_in_an_initramfs(system, debs):
     boot = system.tree.path / "boot"
     kernel = Kernel(boot / f"vmlinuz-{system.release}", system.release, system.tree.path)
     guest = Guest(mem_mib=1024, kernel=kernel, module=None,
-                  append="rootdelay=3600 root=/dev/none",
+                  append="ignore_loglevel rootdelay=3600 root=/dev/none",
                   extra_qemu=["-initrd", str(boot / f"initrd.img-{system.release}")])
     try:
         # not wait_boot(): this initramfs is Debian's own and has no agent of ours
@@ -166,7 +166,9 @@ def test_early_inflation_in_an_initramfs(system, debs):
 def test_balloonctl_package(system, debs):
     system.install(debs["balloonctl"])
     assert "usage" in system.run("balloonctl", "--help").lower()
-    assert (system.tree.path / "usr/share/man/man1/balloonctl.1.gz").exists()
+    for name in ("man/man1/balloonctl.1.gz", "bash-completion/completions/balloonctl",
+                 "zsh/vendor-completions/_balloonctl"):
+        assert (system.tree.path / "usr/share" / name).exists()
     system.run("apt-get", "remove", "-q", "-y", "balloonctl")
     assert not (system.tree.path / "usr/share/balloonctl").exists()
 
