@@ -46,7 +46,7 @@ DRIVERS = (IN_TREE, RANGE, PFN)
 
 ROWS = (
     Row("4g", 4096, 3072),
-    Row("4g-noinit", 4096, 3072, init_on_alloc=0),
+    Row("4g-noinit", 4096, 2048, init_on_alloc=0, rounds=2),
     Row("icount", 1024, 512, smp=1, icount=True, rounds=1),
     Row("4g-nothp", 4096, 2048, host_thp=False, rounds=2),
     Row("hugetlb", 2048, 1024, hugetlb=True, rounds=2),
