@@ -58,16 +58,27 @@ static const struct {
 
 static struct vbal_batch *vbal_batch_alloc(unsigned int max_bufs)
 {
-	struct vbal_batch *batch;
+	struct vbal_batch *batch = kzalloc(sizeof(*batch), GFP_KERNEL);
 
-	batch = kzalloc(struct_size(batch, pfns, max_bufs * VBAL_PFNS_PER_BUF),
-			GFP_KERNEL);
 	if (!batch)
 		return NULL;
+	batch->pfns = kcalloc(max_bufs * VBAL_PFNS_PER_BUF,
+			      sizeof(*batch->pfns), GFP_KERNEL);
+	if (!batch->pfns) {
+		kfree(batch);
+		return NULL;
+	}
 	INIT_LIST_HEAD(&batch->node);
 	vbal_blocks_init(&batch->blocks);
 	batch->max_bufs = max_bufs;
 	return batch;
+}
+
+static void vbal_batch_free(struct vbal_batch *batch)
+{
+	if (batch)
+		kfree(batch->pfns);
+	kfree(batch);
 }
 
 /**
@@ -119,11 +130,11 @@ void vbal_wire_free(struct vbal_dev *vb)
 	unsigned int i;
 
 	for (i = 0; i < VBAL_NR_BATCHES; i++)
-		kfree(wire->batch[i]);
-	kfree(wire->oom_batch);
-	kfree(wire->mig_give);
-	kfree(wire->mig_take);
-	kfree(wire->report_batch);
+		vbal_batch_free(wire->batch[i]);
+	vbal_batch_free(wire->oom_batch);
+	vbal_batch_free(wire->mig_give);
+	vbal_batch_free(wire->mig_take);
+	vbal_batch_free(wire->report_batch);
 }
 
 /*

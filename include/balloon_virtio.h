@@ -18,12 +18,12 @@ struct vbal_dev;
  * one: 256 and one descriptor each is what every host understands.
  */
 #define VBAL_PFNS_PER_BUF 256
-/* One notification for 32 MiB; Firecracker merges over 8 buffers. */
-#define VBAL_BUFS_PER_BATCH 32
+/* One notification for 64 MiB; Firecracker merges over 8 buffers. */
+#define VBAL_BUFS_PER_BATCH 64
 #define VBAL_PFNS_PER_BATCH (VBAL_PFNS_PER_BUF * VBAL_BUFS_PER_BATCH)
 #define VBAL_RANGES_PER_BATCH 32
 /* Together they fill QEMU's ring of 128. */
-#define VBAL_NR_BATCHES 4
+#define VBAL_NR_BATCHES 2
 #define VBAL_BUFS_IN_FLIGHT (VBAL_BUFS_PER_BATCH * VBAL_NR_BATCHES)
 /* Shorter ranges gain nothing over PFNs: as many pages to a request. */
 #define VBAL_RANGE_MIN_ORDER 3
@@ -108,7 +108,7 @@ struct vbal_batch {
 	unsigned int nr_pfns;
 	unsigned int nr_ranges;
 	struct scatterlist sg[VBAL_RANGES_PER_BATCH];
-	__virtio32 pfns[];
+	__virtio32 *pfns;
 };
 
 /**
