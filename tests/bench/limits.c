@@ -104,7 +104,8 @@ int main(int argc, char **argv)
 
 		if (!memory)
 			fail("aligned_alloc");
-		if (madvise(memory, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE))
+		if (madvise(memory, bytes,
+			    huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE))
 			fail("madvise(MADV_HUGEPAGE)");
 		for (i = 0; i < sizeof(piece_kib) / sizeof(piece_kib[0]); i++)
 			measure(memory, bytes, piece_kib[i] << 10,
