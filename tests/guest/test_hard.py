@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Sleep, reboot, hot-plug and failing allocations, each with a balloon that is full or moving.
+
+Afterwards the driver reaches the host's target again, and all counts agree to the frame.
+"""
+
+import contextlib
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import FRAME, MIB, Balloon, memory
+
+REPO = Path(__file__).resolve().parents[2]
+MEM_MIB = 512
+SIZE = 200 * MIB + 5 * FRAME
+OTHER_SIZE = 90 * MIB + FRAME
+LARGE = 240 * MIB
+DRIVER = "/sys/bus/virtio/drivers/vballoon"
+# The kernel says so when it froze and thawed everything.
+PM_TESTS = ("freezer", "devices", "platform")
+
+
+@pytest.fixture
+def small(lab):
+    """A guest of half the usual size that the tests here share."""
+    return lab.guest(mem_mib=MEM_MIB)
+
+
+@contextlib.contextmanager
+def a_guest(lab, **options):
+    """A guest of one test's own, with the driver loaded, and its Balloon."""
+    with lab.fresh(mem_mib=MEM_MIB, load=False, **options) as guest:
+        total_kb = memory(guest)["total"]
+        guest.insmod("deflate_on_oom=0")
+        yield Balloon(guest, total_kb)
+        guest.check_clean()
+
+
+def works(balloon):
+    """The driver still does as it is told, up and down."""
+    balloon.resize(OTHER_SIZE)
+    balloon.resize(SIZE)
+    balloon.resize(0)
+
+
+def inflating(balloon, size=SIZE):
+    """Ask for a balloon and wait until it has begun to grow."""
+    balloon.guest.inflate(size)
+    balloon.guest.wait_for(balloon.guest.inflated_bytes, 120, "the balloon to grow")
+
+
+def plug(guest):
+    """Plug the balloon device in again."""
+    driver, *properties = guest.balloon_device().split(",")
+    on_off = {"on": True, "off": False}
+    arguments = dict(item.split("=", 1) for item in properties)
+    guest.qmp("device_add", driver=driver,
+              **{name: on_off.get(value, value) for name, value in arguments.items()})
+
+
+def bound(guest):
+    """Has the driver a device."""
+    return not guest.run(f"ls -d {DRIVER}/virtio*")[0]
+
+
+# The device and the machine under it
+
+
+def test_unplugged_and_plugged_in_while_inflating(lab, small):
+    with lab.loaded(small, "deflate_on_oom=0 transfer=pfn") as balloon:
+        for _ in range(3):
+            inflating(balloon, LARGE)
+            seen = len(small.events())
+            small.qmp("device_del", id="balloon0")
+            small.wait_event("DEVICE_DELETED", since=seen)
+            small.wait_for(lambda: not bound(small), 60, "the driver to let go")
+            small.wait_for(lambda: small.meminfo()["MemTotal"] == balloon.base_total_kb, 60,
+                           "MemTotal to be whole again")
+            plug(small)
+            small.wait_for(lambda: bound(small), 60, "the driver to take the new device")
+        works(balloon)
+
+
+def test_machine_is_stopped_while_inflating_and_deflating(lab, small):
+    with lab.loaded(small, "deflate_on_oom=0 transfer=pfn") as balloon:
+        for size in (LARGE, 7 * FRAME, SIZE):
+            small.inflate(size)
+            for _ in range(3):
+                small.qmp("stop")
+                assert not small.qmp("query-status")["running"]
+                small.qmp("cont")
+            small.wait_inflated(size)
+            balloon.check_counts(size)
+
+
+def test_target_changes_while_the_machine_stands(lab, small):
+    with lab.loaded(small, "deflate_on_oom=0") as balloon:
+        balloon.resize(SIZE)
+        small.qmp("stop")
+        for size in (0, LARGE, OTHER_SIZE):
+            small.inflate(size)
+        small.qmp("cont")
+        small.wait_inflated(OTHER_SIZE)
+        balloon.check_counts(OTHER_SIZE)
+
+
+def test_bound_and_unbound_ten_times(lab, small):
+    with lab.loaded(small, "deflate_on_oom=0") as balloon:
+        device = small.check(f"basename {DRIVER}/virtio*").strip()
+        small.inflate(SIZE)
+        for _ in range(10):
+            small.check(f"echo {device} >{DRIVER}/unbind", 120)
+            assert small.inflated_bytes() == 0
+            assert small.meminfo()["MemTotal"] == balloon.base_total_kb
+            small.check(f"echo {device} >{DRIVER}/bind", 120)
+            small.wait_inflated(SIZE)
+        balloon.check_counts(SIZE)
+        works(balloon)
+
+
+# Sleep
+
+
+def sleep_test(guest, level, state):
+    """Go to sleep as far as `level`, wake up by itself, and see in the log that it did."""
+    guest.check("echo 0 >/sys/module/suspend/parameters/pm_test_delay; dmesg -c >/dev/null")
+    guest.check(f"echo {level} >/sys/power/pm_test && echo {state} >/sys/power/state", 240)
+    guest.check("echo none >/sys/power/pm_test")
+    assert re.search(r"Restarting tasks ?\.\.\.", guest.dmesg())
+
+
+@pytest.mark.stock
+@pytest.mark.parametrize("level", PM_TESTS)
+def test_suspend_in_part(lab, small, level):
+    with lab.loaded(small, "deflate_on_oom=0") as balloon:
+        balloon.resize(SIZE)
+        sleep_test(small, level, "mem")
+        small.wait_inflated(SIZE)
+        balloon.check_counts(SIZE)
+        works(balloon)
+
+
+def wait_said(guest, words, times):
+    """Wait until the console has these words so many times: a guest asleep answers nothing."""
+    guest.wait_for(lambda: guest.console().count(words) >= times, 240, f"'{words}'")
+
+
+@pytest.mark.stock
+def test_suspend_to_ram_with_a_full_balloon(lab):
+    with a_guest(lab) as balloon:
+        guest = balloon.guest
+        balloon.resize(SIZE)
+        for turn in range(2):
+            seen = len(guest.events())
+            guest.check("(sleep 3; echo mem >/sys/power/state; echo $? >/tmp/woke) "
+                        ">/dev/null 2>&1 &")
+            guest.wait_event("SUSPEND", since=seen)
+            guest.wait_for(lambda: guest.qmp("query-status")["status"] == "suspended", 60,
+                           "the machine to sleep")
+            guest.qmp("system_wakeup")
+            guest.wait_event("WAKEUP", since=seen)
+            wait_said(guest, "PM: suspend exit", turn + 1)
+            guest.wait_for(lambda: not guest.run("[ -s /tmp/woke ]")[0], 60, "the guest to wake")
+            assert guest.check("cat /tmp/woke; rm /tmp/woke").strip() == "0"
+            guest.wait_inflated(SIZE)
+            balloon.check_counts(SIZE)
+        works(balloon)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """QEMU's arguments for a swap disk that outlives a reboot."""
+    image = tmp_path / "swap"
+    with open(image, "wb") as stream:
+        stream.truncate(768 * MIB)
+    return ["-drive", f"if=none,id=swap,format=raw,cache=unsafe,file={image}",
+            "-device", "virtio-blk-pci,drive=swap"]
+
+
+@pytest.mark.stock
+def test_hibernation_with_a_full_balloon(lab, disk):
+    """First in part, then to the disk, through a reboot, and back."""
+    exits = "hibernation: hibernation exit"
+    to_sleep = "echo disk >/sys/power/state"
+    name_disk = "cat /sys/block/vda/dev >/sys/power/resume"
+    with a_guest(lab, extra_qemu=disk, extra_modules=["virtio_blk"]) as balloon:
+        guest = balloon.guest
+        # no image is there yet: this only says where it will be
+        guest.check(f"mkswap /dev/vda >/dev/null && swapon /dev/vda && {name_disk}")
+        balloon.resize(SIZE)
+        guest.check("echo reboot >/sys/power/disk")
+        sleep_test(guest, "devices", "disk")
+        guest.wait_inflated(SIZE)
+        balloon.check_counts(SIZE)
+
+        seen = guest.console().count(exits)
+        # it sleeps first so that the answer to this command gets out before everything stops
+        guest.qmp("set-action", reboot="reset")
+        guest.check("echo reboot >/sys/power/disk; echo mine >/tmp/woke; "
+                    f"(sleep 3; {to_sleep}; echo $? >>/tmp/woke) >/dev/null 2>&1 &")
+        guest.wait_boot()
+        assert guest.run("[ -e /tmp/woke ]")[0], "another kernel has no such file"
+        # the kernel that answers now is replaced by the one that went to sleep
+        guest.check(f"(sleep 3; {name_disk}) >/dev/null 2>&1 &")
+        wait_said(guest, exits, seen + 1)
+        guest.wait_for(lambda: guest.check("cat /tmp/woke").split() == ["mine", "0"], 60,
+                       "the guest to be what it was before")
+        guest.wait_inflated(SIZE)
+        balloon.check_counts(SIZE)
+        works(balloon)
+
+
+# Another kernel takes over
+
+
+@pytest.mark.stock
+@pytest.mark.parametrize("how", ("reboot", "reset"))
+def test_reboot_with_a_full_balloon(lab, how):
+    """The next kernel gets a whole guest, and its driver a host that keeps its wish."""
+    with a_guest(lab) as balloon:
+        guest = balloon.guest
+        balloon.resize(SIZE)
+        guest.qmp("set-action", reboot="reset")
+        seen = len(guest.events())
+        if how == "reboot":
+            guest.check("(sleep 3; reboot -f) >/dev/null 2>&1 &")
+        else:
+            guest.qmp("system_reset")
+        guest.wait_event("RESET", since=seen)
+        guest.wait_boot()
+        # what QEMU says of the balloon is still what the last kernel's driver told it
+        assert guest.meminfo()["MemTotal"] == balloon.base_total_kb
+        guest.insmod("deflate_on_oom=0")
+        guest.wait_inflated(SIZE)
+        balloon.check_counts(SIZE)
+        works(balloon)
+
+
+# Allocations that fail
+
+# Without ACPI there is no clock to measure the TSC by but the PIT: on a busy machine that fails
+# and the kernel waits for ticks for ever. Telling it the figures avoids the measurement.
+DEBUG_CLOCK = "acpi=off lpj=5000000 tsc_early_khz=2500000"
+FAULTS = """
+cd /sys/kernel/debug/fail_page_alloc
+echo N >ignore-gfp-highmem; echo 0 >min-order; echo 0 >verbose
+echo -1 >times; echo 10 >probability
+"""
+
+
+@pytest.fixture(scope="module")
+def debug_kernel(request):
+    """The kernel that can make allocations fail."""
+    if request.config.getoption("--kernel"):
+        return request.config.getoption("--kernel")
+    result = subprocess.run([REPO / "scripts/testkernel", "debug"], capture_output=True,
+                            text=True, check=False)
+    if result.returncode:
+        pytest.skip(f"no debug kernel: {result.stderr.strip()}")
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize("transfer", ("pfn", "range"))
+def test_every_tenth_allocation_fails(lab, debug_kernel, transfer):
+    """Fault injection hits allocations that may not wait, which the driver's are."""
+    with lab.fresh(mem_mib=MEM_MIB, kernel=debug_kernel, patience=4, load=False,
+                   append=DEBUG_CLOCK) as guest:
+        total_kb = memory(guest)["total"]
+        guest.insmod(f"deflate_on_oom=0 transfer={transfer}")
+        balloon = Balloon(guest, total_kb)
+        guest.check(FAULTS)
+        for size in (64 * MIB + FRAME, 20 * MIB + 3 * FRAME, 100 * MIB + 511 * FRAME, 0,
+                     30 * MIB + 7 * FRAME):
+            guest.inflate(size)
+            guest.wait_inflated(size, 300)
+        assert int(balloon.attr("allocation_failures")) + int(balloon.attr("order_fallbacks"))
+        guest.check("echo 0 >/sys/kernel/debug/fail_page_alloc/probability")
+        balloon.check_counts(30 * MIB + 7 * FRAME)
+        balloon.resize(0)
+        guest.rmmod()
+        assert guest.meminfo()["MemTotal"] == total_kb
+        guest.check_clean()
