@@ -11,6 +11,7 @@
 #include <kunit/test.h>
 
 #include <linux/delay.h>
+#include <linux/swap.h>
 
 #define F(name) BIT_ULL(VIRTIO_BALLOON_F_##name)
 #define MODERN BIT_ULL(VIRTIO_F_VERSION_1)
@@ -38,8 +39,12 @@ struct device_test {
 	bool plugged;
 	bool may_break;
 	unsigned long total_before;
+	unsigned long free_before;
 	long ballooned_before;
 };
+
+/* Free memory moves by itself, above all with KASAN; by less than a batch. */
+#define FREE_SLACK_PAGES (SZ_16M >> PAGE_SHIFT)
 
 static long ballooned(void)
 {
@@ -63,6 +68,7 @@ static int device_test_init(struct kunit *test)
 		return -ENOMEM;
 	test->priv = t;
 	t->total_before = totalram_pages();
+	t->free_before = nr_free_pages();
 	t->ballooned_before = ballooned();
 	/* 6.1 runs the suites before the module has a place in sysfs. */
 	vbal_driver.driver.owner = NULL;
@@ -92,6 +98,11 @@ static void device_test_exit(struct kunit *test)
 	vbal_driver.driver.owner = THIS_MODULE;
 	KUNIT_EXPECT_EQ(test, totalram_pages(), t->total_before);
 	KUNIT_EXPECT_EQ(test, ballooned(), t->ballooned_before);
+	KUNIT_EXPECT_TRUE_MSG(
+		test,
+		fake_wait(nr_free_pages() + FREE_SLACK_PAGES >= t->free_before),
+		"%lu pages are free, %lu were before", nr_free_pages(),
+		t->free_before);
 }
 
 static struct fake_host *host(struct kunit *test, u64 features)
