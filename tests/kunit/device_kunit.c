@@ -418,6 +418,148 @@ static void freeze_and_restore_come_back_to_the_target(struct kunit *test)
 	expect_actual(test, FRAMES_64M + 3);
 }
 
+static void relieve_gives_back_below_the_target(struct kunit *test)
+{
+	struct fake_host *h = host(test, PFN);
+	struct vbal_dev *vb = plug_bound(test);
+
+	/* Without DEFLATE_ON_OOM the worker rests now: this is its part. */
+	resize_to(test, FRAMES_64M);
+	KUNIT_EXPECT_GT(test, vbal_relieve(vb, FRAMES_2M + 3, "a test"), 0);
+	KUNIT_EXPECT_EQ(test, vbal_collect_all(vb), 0);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages),
+			(unsigned long)(FRAMES_64M - FRAMES_2M - 3));
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_frames) ==
+					  FRAMES_64M - FRAMES_2M - 3));
+}
+
+/* The next kernel must find a device that knows nothing of this one's pages. */
+static void reboot_resets_the_device(struct kunit *test)
+{
+	struct fake_host *h = host(test, RANGE);
+	struct vbal_dev *vb = plug_bound(test);
+
+	resize_to(test, FRAMES_64M);
+	vbal_reboot_notify(&vb->reboot_nb, SYS_RESTART, NULL);
+	KUNIT_EXPECT_EQ(test, h->nr_resets, 1U);
+	KUNIT_EXPECT_EQ(test, (unsigned int)h->status, 0U);
+	/* There is no way back from a reboot; here the pages are wanted. */
+	vbal_release_all(vb);
+	vbal_wire_disconnect(vb);
+}
+
+struct migration_case {
+	const char *name;
+	u64 features;
+	enum vbal_mode mode;
+};
+
+static const struct migration_case migration_cases[] = {
+	{ "pfn", PFN, VBAL_MODE_PFN },
+	{ "range", RANGE, VBAL_MODE_RANGE },
+};
+
+static void migration_case_desc(const struct migration_case *c, char *desc)
+{
+	strscpy(desc, c->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(migration, migration_cases, migration_case_desc);
+
+/* As compaction does it: isolate, lock both, exchange, let go of the old one. */
+static int exchange(struct vbal_dev *vb, enum vbal_mode mode,
+		    struct page *newpage)
+{
+	struct balloon_dev_info *bdi = &vb->pages.bag[mode].singles;
+	struct page *page = list_first_entry(&bdi->pages, struct page, lru);
+	int ret;
+
+	get_page(page);
+	lock_page(page);
+	lock_page(newpage);
+	balloon_mops.isolate_page(page, 0);
+	ret = balloon_mops.migrate_page(newpage, page, MIGRATE_SYNC);
+	if (ret)
+		balloon_mops.putback_page(page);
+	unlock_page(newpage);
+	unlock_page(page);
+	put_page(page);
+	return ret;
+}
+
+static void migration_exchanges_a_page(struct kunit *test)
+{
+	const struct migration_case *c = test->param_value;
+	struct fake_host *h = host(test, c->features);
+	struct vbal_dev *vb = plug_bound(test);
+	struct page *newpage;
+
+	/* 15 pages: a block of 8 by range if possible, split into singles. */
+	resize_to(test, 15);
+	newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, newpage);
+	KUNIT_EXPECT_EQ(test, exchange(vb, c->mode, newpage), 0);
+	KUNIT_EXPECT_TRUE(test, PageOffline(newpage));
+	put_page(newpage);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages), 15UL);
+	KUNIT_EXPECT_EQ(test, vbal_pages_isolated(&vb->pages), 0UL);
+	KUNIT_EXPECT_EQ(test, h->nr_frames + range_pages(vb), 15UL);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&vb->pages.nr_migrated), 1L);
+	resize_to(test, 0);
+}
+
+/* The new page could be one that is still on its way back. */
+static void migration_waits_for_deflated_pages(struct kunit *test)
+{
+	struct fake_host *h = host(test, PFN);
+	struct vbal_dev *vb = plug_bound(test);
+	struct page *newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, newpage);
+	resize_to(test, 15);
+	fake_host_set_budget(h, FAKE_DEFLATE, 0);
+	fake_host_set_target(h, 10);
+	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_pages_held(&vb->pages) == 10));
+	KUNIT_EXPECT_EQ(test, exchange(vb, VBAL_MODE_PFN, newpage), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, vbal_pages_isolated(&vb->pages), 0UL);
+	put_page(newpage);
+	fake_host_speak(h);
+	resize_to(test, 3);
+}
+
+static void read_file(struct kunit *test, struct attribute *attr, char *buf)
+{
+	struct device_attribute *file =
+		container_of(attr, struct device_attribute, attr);
+	struct device_test *t = test->priv;
+	ssize_t len = file->show(&t->h->vdev.dev, file, buf);
+
+	KUNIT_EXPECT_GT(test, len, (ssize_t)1);
+	KUNIT_EXPECT_EQ(test, buf[max_t(ssize_t, len, 1) - 1], '\n');
+}
+
+/* Every visible file can be read and ends its line. */
+static void sysfs_files_can_all_be_read(struct kunit *test)
+{
+	struct fake_host *h = host(test, QEMU | F(FREE_PAGE_HINT));
+	const struct attribute_group *group = vbal_dev_groups[0];
+	char *buf = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
+	unsigned int i, nr_files = 0;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, buf);
+	plug_bound(test);
+	resize_to(test, FRAMES_64M + 3);
+	for (i = 0; group->attrs[i]; i++) {
+		struct attribute *attr = group->attrs[i];
+
+		if (!group->is_visible(&h->vdev.dev.kobj, attr, i))
+			continue;
+		read_file(test, attr, buf);
+		nr_files++;
+	}
+	KUNIT_EXPECT_GT(test, nr_files, 20U);
+}
+
 static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE_PARAM(worker_inflates_and_deflates_exactly, size_gen_params),
 	KUNIT_CASE(worker_keeps_memtotal_with_deflate_on_oom),
@@ -435,6 +577,11 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(oom_by_pfn_tells_the_host),
 	KUNIT_CASE(oom_with_must_tell_host_and_silence),
 	KUNIT_CASE(freeze_and_restore_come_back_to_the_target),
+	KUNIT_CASE(relieve_gives_back_below_the_target),
+	KUNIT_CASE(reboot_resets_the_device),
+	KUNIT_CASE_PARAM(migration_exchanges_a_page, migration_gen_params),
+	KUNIT_CASE(migration_waits_for_deflated_pages),
+	KUNIT_CASE(sysfs_files_can_all_be_read),
 	{}
 };
 
