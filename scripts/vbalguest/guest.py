@@ -32,8 +32,6 @@ BASE_CMDLINE = (
     "audit=0 i8042.noaux random.trust_cpu=on")
 # An emulated microvm has no clock to measure the TSC by but the PIT; on a busy machine that
 # fails and the kernel waits for ticks for ever. Telling it the figures avoids the measurement.
-# The same holds for a test kernel without ACPI; with ACPI it is so slow that the interpreter of
-# the machine's tables gives up, and the PCI devices get no interrupt.
 GIVEN_CLOCK = "lpj=5000000 tsc_early_khz=2500000"
 TROUBLE = re.compile(
     r"Kernel panic|BUG:|WARNING:|Call Trace:|Oops|general protection|Bad page state|"
@@ -258,8 +256,6 @@ class Guest:
                 words.append(GIVEN_CLOCK)
         else:
             words.append("vbal.agent=/dev/ttyS1")
-            if self.kernel.root is None and "acpi=" not in self._append:
-                words += ["acpi=off", GIVEN_CLOCK]
         return " ".join(words + [self._append])
 
     def _image(self):

@@ -240,9 +240,6 @@ def test_reboot_with_a_full_balloon(lab, how):
 
 # Allocations that fail
 
-# Without ACPI there is no clock to measure the TSC by but the PIT: on a busy machine that fails
-# and the kernel waits for ticks for ever. Telling it the figures avoids the measurement.
-DEBUG_CLOCK = "acpi=off lpj=5000000 tsc_early_khz=2500000"
 FAULTS = """
 cd /sys/kernel/debug/fail_page_alloc
 echo N >ignore-gfp-highmem; echo 0 >min-order; echo 0 >verbose
@@ -265,8 +262,8 @@ def debug_kernel(request):
 @pytest.mark.parametrize("transfer", ("pfn", "range"))
 def test_every_tenth_allocation_fails(lab, debug_kernel, transfer):
     """Fault injection hits allocations that may not wait, which the driver's are."""
-    with lab.fresh(mem_mib=MEM_MIB, kernel=debug_kernel, patience=4, load=False,
-                   append=DEBUG_CLOCK) as guest:
+    with lab.fresh(mem_mib=MEM_MIB, kernel=debug_kernel, patience=4,
+                   load=False) as guest:
         total_kb = memory(guest)["total"]
         guest.insmod(f"deflate_on_oom=0 transfer={transfer}")
         balloon = Balloon(guest, total_kb)
