@@ -104,6 +104,7 @@ struct vbal_wire_sums {
 	u64 nr_bufs;
 	u64 nr_notify;
 	u64 nr_interrupts;
+	u64 nr_missed;
 };
 
 static struct vbal_wire_sums vbal_wire_sum(struct vbal_dev *vb)
@@ -117,6 +118,7 @@ static struct vbal_wire_sums vbal_wire_sum(struct vbal_dev *vb)
 		sums.nr_bufs += READ_ONCE(q->nr_bufs);
 		sums.nr_notify += READ_ONCE(q->nr_notify);
 		sums.nr_interrupts += READ_ONCE(q->nr_interrupts);
+		sums.nr_missed += READ_ONCE(q->nr_missed);
 	}
 	return sums;
 }
@@ -176,6 +178,7 @@ VBAL_VALUE(requests_in_flight, vbal_sum_in_flight(vb));
 VBAL_VALUE(requests, vbal_wire_sum(vb).nr_bufs);
 VBAL_VALUE(notifications, vbal_wire_sum(vb).nr_notify);
 VBAL_VALUE(interrupts, vbal_wire_sum(vb).nr_interrupts);
+VBAL_VALUE(missed_interrupts, vbal_wire_sum(vb).nr_missed);
 VBAL_VALUE(recoveries, READ_ONCE(vb->nr_recoveries));
 
 /**
@@ -404,6 +407,7 @@ static struct attribute *vbal_attrs[] = {
 	&vbal_value_requests.attr.attr,
 	&vbal_value_notifications.attr.attr,
 	&vbal_value_interrupts.attr.attr,
+	&vbal_value_missed_interrupts.attr.attr,
 	&vbal_value_recoveries.attr.attr,
 	NULL,
 };

@@ -488,6 +488,16 @@ static bool vbal_vq_ready(struct vbal_dev *vb, struct vbal_vq *q,
 	return false;
 }
 
+/* The host had answered, but nobody was woken for it. */
+static void vbal_vq_count_missed(struct vbal_vq *q)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&q->lock, flags);
+	q->nr_missed++;
+	spin_unlock_irqrestore(&q->lock, flags);
+}
+
 static bool vbal_vq_silent(struct vbal_vq *q)
 {
 	return time_after(jiffies, READ_ONCE(q->progress_jiffies) +
@@ -502,7 +512,8 @@ static bool vbal_vq_silent(struct vbal_vq *q)
  * @arg: for @cond
  *
  * A queue can break without an interrupt (surprise removal), so it is looked
- * at once a second; a wait for a slow host costs no more than that.
+ * at once a second; a wait for a slow host costs no more than that. An answer
+ * found in this way is counted: its interrupt was lost.
  *
  * Context: Process context, no spinlock. Sleeps idle, so that a slow host is
  * not taken for a hung task.
@@ -512,10 +523,15 @@ int vbal_vq_wait(struct vbal_dev *vb, struct vbal_vq *q,
 		 bool (*cond)(struct vbal_vq *q, void *arg), void *arg)
 {
 	for (;;) {
-		wait_event_idle_timeout(q->wait,
-					vbal_vq_ready(vb, q, cond, arg), HZ);
-		if (cond(q, arg))
+		long left = wait_event_idle_timeout(
+			q->wait, vbal_vq_ready(vb, q, cond, arg), HZ);
+
+		if (cond(q, arg)) {
+			/* 1: only the look at the end of the time saw it. */
+			if (left == 1)
+				vbal_vq_count_missed(q);
 			return 0;
+		}
 		if (!vbal_vq_usable(vb, q)) {
 			/* What it has of us is safe only after a reset. */
 			vbal_wire_kill(vb);

@@ -58,6 +58,7 @@ enum vbal_vq_id {
  * @nr_bufs: buffers ever submitted; under @lock
  * @nr_notify: notifications sent; under @lock
  * @nr_interrupts: callbacks seen; written by the callback only
+ * @nr_missed: answers of the host that woke nobody; under @lock
  */
 struct vbal_vq {
 	struct virtqueue *vq;
@@ -69,6 +70,7 @@ struct vbal_vq {
 	unsigned long nr_bufs;
 	unsigned long nr_notify;
 	unsigned long nr_interrupts;
+	unsigned long nr_missed;
 };
 
 /**
