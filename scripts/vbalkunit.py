@@ -14,7 +14,7 @@ REPO = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.get("VBALLOON_CACHE", "/var/cache/vballoon"))
 TESTS = REPO / "tests/kunit"
 # Suites with a file of their own; the others are in device_kunit.c.
-FILE_SUITES = ("guard", "pages")
+FILE_SUITES = ("guard", "pages", "files", "faults")
 # What a kernel prints when something is wrong, besides a failed test.
 TROUBLE = re.compile(r"WARNING: |BUG: |KASAN|UBSAN: |Oops|general protection fault|"
                      r"Kernel panic|circular locking|lock held|inconsistent lock state|"
@@ -145,6 +145,7 @@ def run(kernel_build, module, timeout_seconds=1500, after=None):
     try:
         with guest:
             try:
+                guest.check(FAULTS)
                 guest.check("insmod /modules/vballoon_kunit.ko", timeout=timeout_seconds)
                 if after:
                     after(guest)
@@ -157,6 +158,17 @@ def run(kernel_build, module, timeout_seconds=1500, after=None):
     return text
 
 
+# For the suite of that name: fail silently, in the tasks that ask for it only, allocations of
+# every kind.
+FAULTS = """
+for kind in failslab fail_page_alloc; do
+    cd /sys/kernel/debug/$kind 2>/dev/null || continue
+    echo 0 >verbose; echo Y >task-filter; echo 100 >probability; echo -1 >times
+    echo N >ignore-gfp-wait
+done
+echo N >/sys/kernel/debug/fail_page_alloc/ignore-gfp-highmem
+echo 0 >/sys/kernel/debug/fail_page_alloc/min-order
+"""
 # Twice: what was on its way to be freed at the first scan is not a leak.
 LEAKS = """
 leaks=/sys/kernel/debug/kmemleak

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What people read and set: sysfs, debugfs, module parameters; and what the
+ * kernel asks of a balloon when it reclaims.
+ */
+#include "device_test.h"
+
+#include <linux/device.h>
+#include <linux/err.h>
+#include <linux/fs.h>
+#include <linux/moduleparam.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+
+#include "balloon_sysfs.h"
+
+/* sysfs ------------------------------------------------------------------- */
+
+static struct device_attribute *file_named(const char *name)
+{
+	struct attribute **attr = vbal_dev_groups[0]->attrs;
+
+	while (*attr && strcmp((*attr)->name, name))
+		attr++;
+	return *attr ? container_of(*attr, struct device_attribute, attr) :
+		       NULL;
+}
+
+static const char *read_file(struct kunit *test, struct device_attribute *file)
+{
+	struct device_test *t = test->priv;
+	char *buf = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
+	ssize_t len;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, buf);
+	len = file->show(&t->h->vdev.dev, file, buf);
+	KUNIT_EXPECT_GT(test, len, (ssize_t)1);
+	KUNIT_EXPECT_EQ(test, buf[max_t(ssize_t, len, 1) - 1], '\n');
+	return buf;
+}
+
+/* Every visible file can be read and ends its line. */
+static void sysfs_files_can_all_be_read(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, QEMU | F(FREE_PAGE_HINT));
+	const struct attribute_group *group = vbal_dev_groups[0];
+	unsigned int i, nr_files = 0;
+
+	test_plug_bound(test);
+	test_resize_to(test, FRAMES_64M + 3);
+	for (i = 0; group->attrs[i]; i++) {
+		struct attribute *attr = group->attrs[i];
+
+		if (!group->is_visible(&h->vdev.dev.kobj, attr, i))
+			continue;
+		read_file(test,
+			  container_of(attr, struct device_attribute, attr));
+		nr_files++;
+	}
+	KUNIT_EXPECT_GT(test, nr_files, 20U);
+}
+
+struct write_case {
+	const char *file;
+	const char *text;
+	const char *shown;
+};
+
+/* Without @shown the write is refused, and the file shows what it did before. */
+static const struct write_case write_cases[] = {
+	{ "policy", "squeeze\n", "squeeze\n" },
+	{ "policy", "protect", "protect\n" },
+	{ "policy", "both" },
+	{ "policy", "" },
+	{ "floor_bytes", "67108864\n", "67108864\n" },
+	{ "floor_bytes", "64M\n", "67108864\n" },
+	{ "floor_bytes", "0", "0\n" },
+	{ "floor_bytes", "101%" },
+	{ "floor_bytes", "-1" },
+	{ "floor_bytes", "64 M" },
+	{ "floor_bytes", "4096G" },
+	{ "floor_bytes", "000000000000000000000000000064" },
+	{ "reserve_bytes", "32768K", "33554432\n" },
+	{ "reserve_bytes", "18446744073709551616" },
+	{ "reserve_bytes", "much" },
+	{ "reserve_bytes", "%" },
+};
+
+static void write_case_desc(const struct write_case *c, char *desc)
+{
+	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "%s <- %s", c->file, c->text);
+	strreplace(desc, '\n', ' ');
+}
+
+KUNIT_ARRAY_PARAM(write, write_cases, write_case_desc);
+
+static void sysfs_takes_sense_and_refuses_nonsense(struct kunit *test)
+{
+	const struct write_case *c = test->param_value;
+	struct device_attribute *file = file_named(c->file);
+	struct fake_host *h = test_host(test, QEMU);
+	const char *before;
+	ssize_t ret;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
+	test_plug_bound(test);
+	before = read_file(test, file);
+	ret = file->store(&h->vdev.dev, file, c->text, strlen(c->text));
+	KUNIT_EXPECT_EQ(test, ret,
+			c->shown ? (ssize_t)strlen(c->text) : -EINVAL);
+	KUNIT_EXPECT_STREQ(test, read_file(test, file), c->shown ?: before);
+}
+
+/* A floor above what is left: the balloon keeps what it has and grows no more. */
+static void sysfs_floor_counts_at_once(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, RANGE);
+	struct device_attribute *floor = file_named("floor_bytes");
+	struct device_attribute *state = file_named("state");
+
+	test_plug_bound(test);
+	test_resize_to(test, FRAMES_64M);
+	KUNIT_EXPECT_EQ(test, floor->store(&h->vdev.dev, floor, "100%", 4),
+			(ssize_t)4);
+	fake_host_set_target(h, 2 * FRAMES_64M);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!strcmp(read_file(test, state),
+						  "held-by-floor\n")));
+	KUNIT_EXPECT_EQ(test, fake_host_actual(h), (u32)FRAMES_64M);
+	KUNIT_EXPECT_EQ(test, floor->store(&h->vdev.dev, floor, "0", 1),
+			(ssize_t)1);
+	test_expect_actual(test, 2 * FRAMES_64M);
+}
+
+/* debugfs ----------------------------------------------------------------- */
+
+/* Call the file's show function; NULL where debugfs is not mounted. */
+static const char *read_debug_file(struct kunit *test, const char *name)
+{
+	struct device_test *t = test->priv;
+	char *path = kunit_kzalloc(test, PATH_MAX, GFP_KERNEL);
+	struct seq_file *m;
+	struct file *file;
+	const char *text;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, path);
+	snprintf(path, PATH_MAX, "/sys/kernel/debug/vballoon/%s/%s",
+		 dev_name(&t->h->vdev.dev), name);
+	file = filp_open(path, O_RDONLY, 0);
+	if (IS_ERR(file))
+		return NULL;
+	m = file->private_data;
+	m->size = PAGE_SIZE;
+	m->buf = kvzalloc(m->size, GFP_KERNEL);
+	KUNIT_EXPECT_EQ(test, m->op->show(m, NULL), 0);
+	text = kunit_kzalloc(test, m->count + 1, GFP_KERNEL);
+	memcpy((char *)text, m->buf, m->count);
+	filp_close(file, NULL);
+	return text;
+}
+
+static void debugfs_tells_what_happened(struct kunit *test)
+{
+	static const struct {
+		const char *file;
+		const char *has;
+	} cases[] = {
+		{ "latency", "host answer (one batch)\n" },
+		{ "latency", " us : " },
+		{ "resizes", " at-target\n" },
+		{ "signals", "available_bytes " },
+		{ "signals", "may_give_back 1\n" },
+	};
+	const char *text;
+	unsigned int i;
+
+	test_host(test, QEMU);
+	test_plug_bound(test);
+	test_resize_to(test, FRAMES_64M + 3);
+	test_resize_to(test, 7);
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		text = read_debug_file(test, cases[i].file);
+		if (!text)
+			kunit_skip(test, "debugfs is not mounted");
+		KUNIT_EXPECT_TRUE_MSG(test, strstr(text, cases[i].has),
+				      "no '%s' in %s:\n%s", cases[i].has,
+				      cases[i].file, text);
+	}
+}
+
+/* Module parameters ------------------------------------------------------- */
+
+static const struct kernel_param *param_named(const char *name)
+{
+	unsigned int i;
+
+	for (i = 0; i < THIS_MODULE->num_kp; i++)
+		if (!strcmp(THIS_MODULE->kp[i].name, name))
+			return &THIS_MODULE->kp[i];
+	return NULL;
+}
+
+/* A line to set, and what is shown then; nothing if it is to be refused. */
+static const struct write_case param_cases[] = {
+	{ "transfer", "pfn", "pfn\n" },
+	{ "transfer", "range", "range\n" },
+	{ "transfer", "auto", "auto\n" },
+	{ "transfer", "fast" },
+	{ "guard", "squeeze", "squeeze\n" },
+	{ "guard", "protect", "protect\n" },
+	{ "guard", "" },
+	{ "floor", "10%", "10%\n" },
+	{ "floor", "200%" },
+	{ "reserve", "16M", "16M\n" },
+	{ "reserve", "some" },
+};
+
+KUNIT_ARRAY_PARAM(param, param_cases, write_case_desc);
+
+static void params_take_sense_and_refuse_nonsense(struct kunit *test)
+{
+	const struct write_case *c = test->param_value;
+	const struct kernel_param *kp = param_named(c->file);
+	char *before = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
+	char *after = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, kp);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, before);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, after);
+	kp->ops->get(before, kp);
+	KUNIT_EXPECT_EQ(test, kp->ops->set(c->text, kp),
+			c->shown ? 0 : -EINVAL);
+	kp->ops->get(after, kp);
+	KUNIT_EXPECT_STREQ(test, after, c->shown ?: before);
+	/* A line ends with a newline, which no one sets. */
+	strim(before);
+	KUNIT_EXPECT_EQ(test, before[0] ? kp->ops->set(before, kp) : 0, 0);
+}
+
+/* transfer=range on a device without reports falls back; pfn is always obeyed. */
+static void param_transfer_chooses_the_mode(struct kunit *test)
+{
+	const struct kernel_param *kp = param_named("transfer");
+	struct vbal_dev *vb;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, kp);
+	KUNIT_EXPECT_EQ(test, kp->ops->set("pfn", kp), 0);
+	test_host(test, RANGE);
+	vb = test_plug_bound(test);
+	KUNIT_EXPECT_EQ(test, kp->ops->set("auto", kp), 0);
+	test_resize_to(test, FRAMES_64M);
+	KUNIT_EXPECT_EQ(test, test_range_pages(vb), 0UL);
+}
+
+static void param_transfer_range_needs_reports(struct kunit *test)
+{
+	const struct kernel_param *kp = param_named("transfer");
+	struct vbal_dev *vb;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, kp);
+	KUNIT_EXPECT_EQ(test, kp->ops->set("range", kp), 0);
+	test_host(test, PFN);
+	vb = test_plug_bound(test);
+	KUNIT_EXPECT_EQ(test, kp->ops->set("auto", kp), 0);
+	test_resize_to(test, FRAMES_64M);
+	KUNIT_EXPECT_EQ(test, test_range_pages(vb), 0UL);
+}
+
+/* Reclaim ----------------------------------------------------------------- */
+
+/* As `echo 2 >/proc/sys/vm/drop_caches`: every shrinker is asked. */
+static int ask_shrinkers(void)
+{
+	struct file *file = filp_open("/proc/sys/vm/drop_caches", O_WRONLY, 0);
+	loff_t pos = 0;
+	ssize_t ret;
+
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	ret = kernel_write(file, "2", 1, &pos);
+	filp_close(file, NULL);
+	return ret == 1 ? 0 : -EIO;
+}
+
+/* Hinted blocks are the first that a guest short of memory takes back. */
+static void reclaim_ends_a_hint_round(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, QEMU | F(FREE_PAGE_HINT));
+	struct vbal_dev *vb = test_plug_bound(test);
+
+	fake_host_set_hint_cmd(h, 12);
+	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(h->nr_cmds) == 2));
+	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(vb->hint.ready_pages)));
+	KUNIT_ASSERT_EQ(test, ask_shrinkers(), 0);
+	KUNIT_EXPECT_EQ(test, READ_ONCE(vb->hint.ready_pages), 0UL);
+	KUNIT_EXPECT_TRUE(test, READ_ONCE(vb->hint.shrunk));
+}
+
+/* With half the reserve used up the balloon gives back, and stays true. */
+static void worker_gives_back_under_pressure(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, QEMU);
+	struct vbal_dev *vb = test_plug_bound(test);
+
+	test_resize_to(test, 2 * FRAMES_64M);
+	WRITE_ONCE(vb->guard.reserve_pages, 4 * totalram_pages());
+	KUNIT_ASSERT_EQ(test, ask_shrinkers(), 0);
+	KUNIT_EXPECT_TRUE(test,
+			  fake_wait(READ_ONCE(vb->guard.nr_give_backs) &&
+				    fake_host_actual(h) < 2 * FRAMES_64M));
+}
+
+static struct kunit_case files_test_cases[] = {
+	KUNIT_CASE(sysfs_files_can_all_be_read),
+	KUNIT_CASE_PARAM(sysfs_takes_sense_and_refuses_nonsense,
+			 write_gen_params),
+	KUNIT_CASE(sysfs_floor_counts_at_once),
+	KUNIT_CASE(debugfs_tells_what_happened),
+	KUNIT_CASE_PARAM(params_take_sense_and_refuse_nonsense,
+			 param_gen_params),
+	KUNIT_CASE(param_transfer_chooses_the_mode),
+	KUNIT_CASE(param_transfer_range_needs_reports),
+	KUNIT_CASE(reclaim_ends_a_hint_round),
+	KUNIT_CASE(worker_gives_back_under_pressure),
+	{}
+};
+
+DEVICE_SUITE(files);
