@@ -366,8 +366,10 @@ def read_terminal(terminal):
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_watch_restores_polling_when_interrupted(path, number, status):
     with FakeQemu(path, polling_s=7) as qemu:
+        # started as from a terminal: a job in the background ignores SIGINT and hands that on
         process = subprocess.Popen([BALLOONCTL, "watch", "--interval", "0.1", path],
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
         process.stdout.readline()
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
