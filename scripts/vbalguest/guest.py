@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import accel as accelerators
@@ -37,6 +38,16 @@ TROUBLE = re.compile(
     r"Kernel panic|BUG:|WARNING:|Call Trace:|Oops|general protection|Bad page state|"
     r"KASAN:|UBSAN:|kmemleak: [1-9]|possible (circular|recursive|irq|unsafe)|"
     r"INFO: task .* blocked for more|suspicious RCU|stall on CPU|detected stalls")
+
+
+@dataclass
+class Request:
+    """A command that a guest was told to run."""
+
+    number: int
+    command: str
+    seconds: int
+    started: float
 
 
 class Guest:
@@ -189,7 +200,7 @@ class Guest:
             command += ["-machine", f"{self.machine},memory-backend=ram0"]
         if self._icount:
             command += ["-icount", self._icount, "-rtc", "clock=vm"]
-        command += ["-kernel", str(self.kernel.image), "-initrd", str(self._image()),
+        command += ["-kernel", str(self.kernel.image), "-initrd", str(self.image()),
                     "-append", self._cmdline()]
         for number, socket_name in enumerate(("qmp", "qmp-outside")):
             command += ["-chardev", f"socket,id=mon{number},server=on,wait=off,"
@@ -241,12 +252,19 @@ class Guest:
         return ",".join(filter(None, [self._virtio("virtio-balloon"), f"id={BALLOON_ID}",
                                       self._balloon_opts, thread]))
 
+    def add_disk(self, path, options=""):
+        """Give it a disk with a file's content, before start(); needs virtio_blk in it."""
+        self._extra_qemu += self._disk_arguments(path, path.name, options)
+
+    def _disk_arguments(self, path, name, options=""):
+        return ["-drive", f"if=none,id={name},format=raw,cache=unsafe,file={path}{options}",
+                "-device", f"{self._virtio('virtio-blk')},drive={name}"]
+
     def _swap_arguments(self):
         disk = self._folder / "swap"
         with open(disk, "wb") as stream:
             stream.truncate(self._swap_mib * MIB)
-        return ["-drive", f"if=none,id=swap,format=raw,cache=unsafe,file={disk}",
-                "-device", f"{self._virtio('virtio-blk')},drive=swap"]
+        return self._disk_arguments(disk, "swap")
 
     def _cmdline(self):
         words = [BASE_CMDLINE]
@@ -258,7 +276,8 @@ class Guest:
             words.append("vbal.agent=/dev/ttyS1")
         return " ".join(words + [self._append])
 
-    def _image(self):
+    def image(self):
+        """Return the path of its initramfs, built if need be."""
         if self.machine == "microvm":
             boot = ["virtio_mmio", "virtio_console"]
         else:
@@ -275,17 +294,23 @@ class Guest:
 
     # Commands in the guest
 
-    def run(self, command, timeout=60):
-        """Run a shell command in the guest; return its return code and its output."""
+    def begin(self, command, timeout=60):
+        """Start a shell command, one at a time; finish() has its result.
+
+        For commands after which the guest does not answer for a while, or never.
+        """
         seconds = int(self._limit(timeout))
         self._request += 1
-        marker = f"VBAL-{self._request} ".encode()
         code = base64.b64encode(command.encode()).decode()
         self._agent.sendall(f"{self._request} {seconds} {code}\n".encode())
-        started = time.monotonic()
+        return Request(self._request, command, seconds, time.monotonic())
+
+    def finish(self, request):
+        """Wait for a command's end; return its return code and its output."""
+        marker = f"VBAL-{request.number} ".encode()
         # the guest ends the command itself; longer than that means it is stuck
-        limit = started + seconds + self._limit(60)
-        what = f"the command '{command}'"
+        limit = request.started + request.seconds + self._limit(60)
+        what = f"the command '{request.command}'"
         self._read_agent(lambda data: b"\n" in data.partition(marker)[2], limit, what)
         header, _, self._agent_buffer = \
             self._agent_buffer.partition(marker)[2].partition(b"\n")
@@ -293,9 +318,14 @@ class Guest:
         self._read_agent(lambda data: len(data) >= length, limit, what)
         output = self._agent_buffer[:length].decode(errors="replace")
         self._agent_buffer = self._agent_buffer[length:]
-        if returncode in (137, 143) and time.monotonic() - started >= seconds:
-            raise self._failure(GuestTimeout, f"{what} ran for more than {seconds} s: {output}")
+        if returncode in (137, 143) and time.monotonic() - request.started >= request.seconds:
+            raise self._failure(GuestTimeout,
+                                f"{what} ran for more than {request.seconds} s: {output}")
         return returncode, output
+
+    def run(self, command, timeout=60):
+        """Run a shell command in the guest; return its return code and its output."""
+        return self.finish(self.begin(command, timeout))
 
     def check(self, command, timeout=60):
         """Run a shell command that must succeed; return its output."""
@@ -335,7 +365,7 @@ class Guest:
         """Touch that much memory and free it again, so that the host has it resident."""
         # Debian's kernels clear pages when they are allocated: that touches them, and is
         # ten times faster under emulation than writing them from user space
-        clears = self.kernel.root is not None
+        clears = self.kernel.root is not None and "init_on_alloc=0" not in self._append
         fill = f"fallocate -l {mib}M /mnt/fill" if clears else \
             f"dd if=/dev/zero of=/mnt/fill bs=1M count={mib} 2>/dev/null"
         options = f"size={mib + 16}M"

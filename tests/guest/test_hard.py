@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import FRAME, MIB, Balloon, memory
+from conftest import FRAME, MIB, Balloon, Guest, memory
 
 REPO = Path(__file__).resolve().parents[2]
 MEM_MIB = 512
@@ -29,9 +29,15 @@ def small(lab):
 
 
 @contextlib.contextmanager
-def a_guest(lab, **options):
-    """A guest of one test's own, with the driver loaded, and its Balloon."""
-    with lab.fresh(mem_mib=MEM_MIB, load=False, **options) as guest:
+def a_guest(lab, disks=(), **options):
+    """A guest of one test's own, with the driver loaded, and its Balloon.
+
+    disks are files, or functions that return one's path when given the guest.
+    """
+    new = lab.fresh(mem_mib=MEM_MIB, load=False, **options)
+    for disk in disks:
+        new.add_disk(disk(new) if callable(disk) else disk)
+    with new as guest:
         total_kb = memory(guest)["total"]
         guest.insmod("deflate_on_oom=0")
         yield Balloon(guest, total_kb)
@@ -142,28 +148,20 @@ def test_suspend_in_part(lab, small, level):
         works(balloon)
 
 
-def wait_said(guest, words, times):
-    """Wait until the console has these words so many times: a guest asleep answers nothing."""
-    guest.wait_for(lambda: guest.console().count(words) >= times, 240, f"'{words}'")
-
-
 @pytest.mark.stock
 def test_suspend_to_ram_with_a_full_balloon(lab):
     with a_guest(lab) as balloon:
         guest = balloon.guest
         balloon.resize(SIZE)
-        for turn in range(2):
+        for _ in range(2):
             seen = len(guest.events())
-            guest.check("(sleep 3; echo mem >/sys/power/state; echo $? >/tmp/woke) "
-                        ">/dev/null 2>&1 &")
+            asleep = guest.begin("echo mem >/sys/power/state")
             guest.wait_event("SUSPEND", since=seen)
             guest.wait_for(lambda: guest.qmp("query-status")["status"] == "suspended", 60,
                            "the machine to sleep")
             guest.qmp("system_wakeup")
             guest.wait_event("WAKEUP", since=seen)
-            wait_said(guest, "PM: suspend exit", turn + 1)
-            guest.wait_for(lambda: not guest.run("[ -s /tmp/woke ]")[0], 60, "the guest to wake")
-            assert guest.check("cat /tmp/woke; rm /tmp/woke").strip() == "0"
+            assert guest.finish(asleep) == (0, "")
             guest.wait_inflated(SIZE)
             balloon.check_counts(SIZE)
         works(balloon)
@@ -171,21 +169,18 @@ def test_suspend_to_ram_with_a_full_balloon(lab):
 
 @pytest.fixture
 def disk(tmp_path):
-    """QEMU's arguments for a swap disk that outlives a reboot."""
+    """An empty disk that outlives a reboot."""
     image = tmp_path / "swap"
     with open(image, "wb") as stream:
         stream.truncate(768 * MIB)
-    return ["-drive", f"if=none,id=swap,format=raw,cache=unsafe,file={image}",
-            "-device", "virtio-blk-pci,drive=swap"]
+    return image
 
 
 @pytest.mark.stock
 def test_hibernation_with_a_full_balloon(lab, disk):
     """First in part, then to the disk, through a reboot, and back."""
-    exits = "hibernation: hibernation exit"
-    to_sleep = "echo disk >/sys/power/state"
     name_disk = "cat /sys/block/vda/dev >/sys/power/resume"
-    with a_guest(lab, extra_qemu=disk, extra_modules=["virtio_blk"]) as balloon:
+    with a_guest(lab, disks=[disk], extra_modules=["virtio_blk"]) as balloon:
         guest = balloon.guest
         # no image is there yet: this only says where it will be
         guest.check(f"mkswap /dev/vda >/dev/null && swapon /dev/vda && {name_disk}")
@@ -195,18 +190,14 @@ def test_hibernation_with_a_full_balloon(lab, disk):
         guest.wait_inflated(SIZE)
         balloon.check_counts(SIZE)
 
-        seen = guest.console().count(exits)
-        # it sleeps first so that the answer to this command gets out before everything stops
         guest.qmp("set-action", reboot="reset")
-        guest.check("echo reboot >/sys/power/disk; echo mine >/tmp/woke; "
-                    f"(sleep 3; {to_sleep}; echo $? >>/tmp/woke) >/dev/null 2>&1 &")
+        guest.check("echo reboot >/sys/power/disk; echo mine >/tmp/whose")
+        asleep = guest.begin("echo disk >/sys/power/state; cat /tmp/whose", 240)
         guest.wait_boot()
-        assert guest.run("[ -e /tmp/woke ]")[0], "another kernel has no such file"
-        # the kernel that answers now is replaced by the one that went to sleep
-        guest.check(f"(sleep 3; {name_disk}) >/dev/null 2>&1 &")
-        wait_said(guest, exits, seen + 1)
-        guest.wait_for(lambda: guest.check("cat /tmp/woke").split() == ["mine", "0"], 60,
-                       "the guest to be what it was before")
+        assert guest.run("[ -e /tmp/whose ]")[0], "another kernel has no such file"
+        # the kernel that runs now is replaced by the one that went to sleep, which answers
+        guest.begin(name_disk)
+        assert guest.finish(asleep) == (0, "mine\n")
         guest.wait_inflated(SIZE)
         balloon.check_counts(SIZE)
         works(balloon)
@@ -225,13 +216,44 @@ def test_reboot_with_a_full_balloon(lab, how):
         guest.qmp("set-action", reboot="reset")
         seen = len(guest.events())
         if how == "reboot":
-            guest.check("(sleep 3; reboot -f) >/dev/null 2>&1 &")
+            guest.begin("reboot -f")
         else:
             guest.qmp("system_reset")
         guest.wait_event("RESET", since=seen)
         guest.wait_boot()
         # what QEMU says of the balloon is still what the last kernel's driver told it
         assert guest.meminfo()["MemTotal"] == balloon.base_total_kb
+        guest.insmod("deflate_on_oom=0")
+        guest.wait_inflated(SIZE)
+        balloon.check_counts(SIZE)
+        works(balloon)
+
+
+@pytest.fixture
+def kexec(tmp_path):
+    """A program for the guest, without libraries."""
+    program = tmp_path / "kexec"
+    subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-static", "-o", program,
+                    Path(__file__).with_name("kexec.c")], check=True)
+    return program
+
+
+@pytest.mark.stock
+def test_kexec_with_a_full_balloon(lab, kexec):
+    """No firmware resets the device: the driver has to, before the other kernel starts."""
+    with a_guest(lab, disks=[lambda guest: guest.kernel.image, Guest.image],
+                 files={"/bin/kexec": kexec}, extra_modules=["virtio_blk"]) as balloon:
+        guest = balloon.guest
+        guest.check("cat /dev/vda >/tmp/kernel && cat /dev/vdb >/tmp/initrd")
+        guest.poll_stats(1)
+        balloon.resize(SIZE)
+        guest.begin("kexec /tmp/kernel /tmp/initrd")
+        guest.wait_boot()
+        guest.check("[ ! -e /tmp/kernel ]")  # the other kernel has its own /tmp
+        assert guest.meminfo()["MemTotal"] == balloon.base_total_kb
+        # all of it can be used, and nothing of it goes to the host meanwhile
+        guest.check("dd if=/dev/urandom of=/tmp/data bs=1M count=200 2>/dev/null && "
+                    "md5sum /tmp/data >/tmp/sum && md5sum -c /tmp/sum && rm /tmp/data", 300)
         guest.insmod("deflate_on_oom=0")
         guest.wait_inflated(SIZE)
         balloon.check_counts(SIZE)
