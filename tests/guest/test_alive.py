@@ -37,6 +37,7 @@ def own_guest(lab, **options):
         yield guest
 
 
+@pytest.mark.stock
 @pytest.mark.parametrize("transfer", ("pfn", "range"))
 def test_statistics_stay_prompt_while_much_moves(lab, transfer):
     """The host asks every second; the guest answers during all of a resize of 8 GiB."""
