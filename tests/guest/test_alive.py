@@ -7,6 +7,8 @@ import time
 import pytest
 from conftest import MIB
 
+# KASAN and kmemleak need minutes to boot guests of this size.
+pytestmark = pytest.mark.stock
 GIB = 1 << 30
 MOVE = 8 * GIB
 MOVE_GUEST_MIB = 12 * 1024
@@ -37,7 +39,6 @@ def own_guest(lab, **options):
         yield guest
 
 
-@pytest.mark.stock
 @pytest.mark.parametrize("transfer", ("pfn", "range"))
 def test_statistics_stay_prompt_while_much_moves(lab, transfer):
     """The host asks every second; the guest answers during all of a resize of 8 GiB."""
