@@ -4,6 +4,7 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ sys.path.insert(0, str(REPO / "scripts"))
 
 from vbalguest import Guest, Kernel, build_module  # noqa: E402
 from vbalguest.cache import cache_dir  # noqa: E402
+from vbalguest.image import build_image  # noqa: E402
+from vbalguest.kernels import tool  # noqa: E402
 from vbaltree import Tree, version_key  # noqa: E402
 
 ALIAS = "virtio:d00000005v00001AF4"
@@ -35,7 +38,7 @@ class DebianSystem:
         path = cache_dir("trees") / "bookworm-packages"
         self.tree = Tree("bookworm", path=path).make(
             "linux-image-amd64", "linux-headers-amd64", "dkms", "initramfs-tools", "udev", "kmod",
-            "busybox", "python3-rich")
+            "busybox", "zstd", "python3-rich")
         releases = [folder.name for folder in (path / "lib/modules").iterdir()]
         self.release = sorted(releases, key=version_key)[-1]
         self.run("sh", "-c", "apt-get purge -q -y vballoon-dkms balloonctl; true")
@@ -140,27 +143,121 @@ def test_dkms_script_leaves_nothing_behind(system):
     assert system.files() == before
 
 
-def test_early_inflation_in_an_initramfs(system, debs):
-    """As documented: with vballoon in the initramfs the balloon moves before there is a root."""
-    system.install(debs["vballoon-dkms"])
+class InitramfsShell:
+    """The shell of Debian's initramfs, which its init starts on the console for break=."""
+
+    def __init__(self, path):
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX)
+
+    def arguments(self):
+        """Return the arguments for QEMU: hvc0, as ttyS0 only writes to the guest's log."""
+        return ["-chardev", f"socket,id=shell,server=on,wait=off,path={self.path}",
+                "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=shell"]
+
+    def connect(self, timeout):
+        """Connect; what the guest says earlier is lost. The limit is for each answer."""
+        self._socket.settimeout(timeout)
+        self._socket.connect(str(self.path))
+
+    def close(self):
+        """Hang up."""
+        self._socket.close()
+
+    def read_until(self, pattern):
+        """Return the match of a pattern in what the shell says from here on."""
+        said = ""
+        while not (match := re.search(pattern, said, re.DOTALL)):
+            try:
+                data = self._socket.recv(1 << 16)
+            except TimeoutError:
+                data = b""
+            assert data, f"the initramfs says no more; it said: {said}"
+            said += data.decode(errors="replace").replace("\r", "")
+        return match
+
+    def send(self, command):
+        """Type a line."""
+        self._socket.sendall(f"{command}\n".encode())
+
+    def check(self, command):
+        """Run a command that must succeed; return its output."""
+        # in two words, so that the echo of the command is none of its output
+        self.send(f"echo BE''GIN; {command}; echo E''ND $?")
+        match = self.read_until(r"BEGIN\n(.*)END (\d+)\n")
+        assert match[2] == "0", f"'{command}' failed in the initramfs: {match[1]}"
+        return match[1]
+
+
+def make_root_disk(folder):
+    """Make a file system with our test guest's init and agent; return its file."""
+    root = folder / "root"
+    (root / "run").mkdir(parents=True)
+    with open(build_image([], [], {}), "rb") as archive:
+        subprocess.run(["cpio", "--quiet", "-i", "-d"], stdin=archive, cwd=root, check=True)
+    disk = folder / "root.ext4"
+    subprocess.run([tool("mke2fs", "e2fsprogs"), "-q", "-t", "ext4", "-d", root, disk, "32M"],
+                   check=True)
+    return disk
+
+
+def test_early_inflation_in_an_initramfs(system, debs, tmp_path):
+    """As documented: the balloon has its size before the root file system is mounted.
+
+    The kernel's own driver lies in the same initramfs: the file in modprobe.d keeps it away.
+    """
     listed = system.tree.path / "etc/initramfs-tools/modules"
-    listed.write_text("vballoon\n", "ascii")
-    system.run("update-initramfs", "-c", "-k", system.release)
-    boot = system.tree.path / "boot"
-    kernel = Kernel(boot / f"vmlinuz-{system.release}", system.release, system.tree.path)
+    initrd = f"/boot/initrd.img-{system.release}"
+    shell = InitramfsShell(tmp_path / "shell")
+    kernel = Kernel(system.tree.path / f"boot/vmlinuz-{system.release}", system.release,
+                    system.tree.path)
+    # panic= without a number: with one, this initramfs has no shell
     guest = Guest(mem_mib=1024, kernel=kernel, module=None,
-                  append="ignore_loglevel rootdelay=3600 root=/dev/none",
-                  extra_qemu=["-initrd", str(boot / f"initrd.img-{system.release}")])
+                  append="console=hvc0 break=mount panic= root=/dev/vda rw init=/init",
+                  extra_qemu=["-S", "-initrd", str(system.tree.path / initrd.lstrip("/")),
+                              "-drive", "if=none,id=root,format=raw,cache=unsafe,"
+                              f"file={make_root_disk(tmp_path)}",
+                              "-device", "virtio-blk-pci,drive=root", *shell.arguments()])
     try:
-        # not wait_boot(): this initramfs is Debian's own and has no agent of ours
+        listed.write_text("virtio_console\nvirtio_balloon\n", "ascii")
+        system.install(debs["vballoon-dkms"])
+        system.run("sh", "-c", "echo vballoon >> /etc/initramfs-tools/modules")
+        system.run("update-initramfs", "-c", "-k", system.release)
+        assert balloon_files(system, initrd) == {
+            "vballoon.ko", "virtio_balloon.ko", "modprobe.d/vballoon.conf"}
+
         guest.start()
         guest.inflate(SIZE)
+        shell.connect(timeout=300)
+        guest.qmp("cont")
+        shell.read_until(r"\(initramfs\) ")
         guest.wait_inflated(SIZE, 300)
-        assert "vballoon: " in guest.console()
+        assert "/dev/vda" not in shell.check("cat /proc/mounts")
+        assert "virtio_balloon" not in shell.check("cat /proc/modules")
+        assert owner(shell) == "vballoon"
+
+        shell.send("exit")
+        guest.wait_boot()
+        assert "/dev/vda / ext4" in guest.check("cat /proc/mounts")
+        assert owner(guest) == "vballoon"
+        assert guest.inflated_bytes() == SIZE
+        guest.check_clean()
+
+        # the line in the list stays, and does no harm
+        system.run("apt-get", "purge", "-q", "-y", "vballoon-dkms")
+        assert balloon_files(system, initrd) == {"virtio_balloon.ko"}
     finally:
         guest.close()
+        shell.close()
         listed.write_text("", "ascii")
-        system.run("apt-get", "purge", "-q", "-y", "vballoon-dkms")
+        system.run("update-initramfs", "-d", "-k", system.release)
+        system.run("dpkg", "--purge", "vballoon-dkms")
+
+
+def balloon_files(system, initrd):
+    """What of balloon drivers an initramfs holds."""
+    return set(re.findall(r"(?:modprobe\.d/)?\w*balloon\.(?:ko|conf)$",
+                          system.run("lsinitramfs", initrd), re.MULTILINE))
 
 
 def test_balloonctl_package(system, debs):
@@ -208,7 +305,7 @@ def test_install_script_refuses_a_module_of_another_kernel(tmp_path):
 
 
 def owner(guest):
-    """The driver that has the balloon."""
+    """The driver that has the balloon, asked of a guest or of a shell in it."""
     return guest.check("for d in /sys/bus/virtio/devices/*; do "
                        '[ "$(cat $d/device)" = 0x0005 ] && basename $(readlink $d/driver); done; '
                        "true").strip()
