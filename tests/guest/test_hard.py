@@ -137,7 +137,6 @@ def sleep_test(guest, level, state):
     assert re.search(r"Restarting tasks ?\.\.\.", guest.dmesg())
 
 
-@pytest.mark.stock
 @pytest.mark.parametrize("level", PM_TESTS)
 def test_suspend_in_part(lab, small, level):
     with lab.loaded(small, "deflate_on_oom=0") as balloon:
@@ -148,7 +147,6 @@ def test_suspend_in_part(lab, small, level):
         works(balloon)
 
 
-@pytest.mark.stock
 def test_suspend_to_ram_with_a_full_balloon(lab):
     with a_guest(lab) as balloon:
         guest = balloon.guest
@@ -176,7 +174,6 @@ def disk(tmp_path):
     return image
 
 
-@pytest.mark.stock
 def test_hibernation_with_a_full_balloon(lab, disk):
     """First in part, then to the disk, through a reboot, and back."""
     name_disk = "cat /sys/block/vda/dev >/sys/power/resume"
@@ -206,7 +203,6 @@ def test_hibernation_with_a_full_balloon(lab, disk):
 # Another kernel takes over
 
 
-@pytest.mark.stock
 @pytest.mark.parametrize("how", ("reboot", "reset"))
 def test_reboot_with_a_full_balloon(lab, how):
     """The next kernel gets a whole guest, and its driver a host that keeps its wish."""
@@ -238,7 +234,6 @@ def kexec(tmp_path):
     return program
 
 
-@pytest.mark.stock
 def test_kexec_with_a_full_balloon(lab, kexec):
     """No firmware resets the device: the driver has to, before the other kernel starts."""
     with a_guest(lab, disks=[lambda guest: guest.kernel.image, Guest.image],
