@@ -82,6 +82,7 @@ static unsigned long vbal_hint_give_back(struct vbal_hint *h,
 			break;
 		nr_freed += vbal_hint_block_pages(page);
 		vbal_hint_free_block(page);
+		cond_resched();
 	}
 	return nr_freed;
 }
@@ -190,7 +191,7 @@ static int vbal_hint_add_chunk(struct vbal_dev *vb)
 		WRITE_ONCE(h->nr_hinted_pages, h->nr_hinted_pages + ret);
 	}
 	if (i)
-		vbal_vq_notify(vbal_hint_vq(vb));
+		vbal_vq_notify(vb, vbal_hint_vq(vb));
 	return min(ret, 0L);
 }
 
@@ -225,7 +226,7 @@ static int vbal_hint_send_cmd(struct vbal_dev *vb, u32 cmd)
 	sg_init_one(&sg, &h->cmd, sizeof(h->cmd));
 	ret = vbal_vq_add_out(vb, vbal_hint_vq(vb), &sg, 1, &h->token);
 	if (!ret)
-		vbal_vq_notify(vbal_hint_vq(vb));
+		vbal_vq_notify(vb, vbal_hint_vq(vb));
 	return ret;
 }
 
@@ -350,7 +351,7 @@ static int vbal_hint_alloc_slots(struct vbal_hint *h, unsigned int ring_size)
  *
  * Does nothing without FREE_PAGE_HINT. A failure leaves nothing to be undone.
  *
- * Context: Connect, before virtio_device_ready(). vbal_hint_changed() has to
+ * Context: Connect, after virtio_device_ready(). vbal_hint_changed() has to
  * follow after it: the host may be in the middle of a migration.
  * Return: 0, or -ENOMEM.
  */
@@ -468,11 +469,14 @@ static int vbal_report_pages(struct page_reporting_dev_info *prdev,
 			  div_u64(ktime_get_ns() - start_ns, NSEC_PER_USEC),
 			  ret);
 	WRITE_ONCE(r->nr_calls, r->nr_calls + 1);
-	if (ret)
+	if (ret) {
 		WRITE_ONCE(r->nr_failed, r->nr_failed + 1);
-	else
-		WRITE_ONCE(r->nr_pages, r->nr_pages + nr_pages);
-	return ret;
+		/* The size worker sees to a broken device. */
+		vbal_resize(vb);
+		return ret;
+	}
+	WRITE_ONCE(r->nr_pages, r->nr_pages + nr_pages);
+	return 0;
 }
 
 /**

@@ -6,7 +6,6 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include "balloon.h"
-#include "balloon_sysfs.h"
 #include "balloon_trace.h"
 
 #include <linux/module.h>
@@ -15,13 +14,14 @@
 #include <linux/slab.h>
 #include <linux/virtio_ring.h>
 
-/* Freed without the host's word at a time, so that the target is looked at. */
-#define VBAL_FREE_STEP_PAGES (SZ_64M >> PAGE_SHIFT)
+/* Freed without the host's word at a time; a block of any order fits. */
+#define VBAL_FREE_STEP_PAGES \
+	max_t(unsigned long, SZ_64M >> PAGE_SHIFT, 1UL << VBAL_MAX_ORDER)
 /* How often a balloon at rest is looked at where it may give back. */
 #define VBAL_WATCH_MS 1000
 /* Pause before a broken device is reset: this, doubled each time up to ... */
-#define VBAL_RECOVER_MIN_MS 1000
-#define VBAL_RECOVER_MAX_MS 60000
+#define VBAL_RECOVER_MIN_MS 1000u
+#define VBAL_RECOVER_MAX_MS 60000u
 /* With MUST_TELL_HOST the OOM notifier waits for the host, but not long. */
 #define VBAL_OOM_WAIT_MS 100
 #define VBAL_OOM_PRIORITY 80
@@ -106,11 +106,6 @@ static const struct virtio_device_id vbal_id_table[] = {
 };
 MODULE_DEVICE_TABLE(virtio, vbal_id_table);
 
-static u64 vbal_now_ms(void)
-{
-	return ktime_to_ms(ktime_get());
-}
-
 /* For people: what the balloon does, since when, and why. */
 static void vbal_set_state(struct vbal_dev *vb, enum vbal_state state,
 			   const char *why)
@@ -128,11 +123,19 @@ static bool vbal_stopping(struct vbal_dev *vb)
 	return !READ_ONCE(vb->live) || READ_ONCE(vb->wire.stopping);
 }
 
-static void vbal_queue_size_work(struct vbal_dev *vb, unsigned int delay_ms)
+/* From outside: the size worker looks now, or as soon as it is through. */
+static void vbal_wake_worker(struct vbal_dev *vb)
 {
 	if (!vbal_stopping(vb))
-		mod_delayed_work(vb->wq, &vb->size_work,
-				 msecs_to_jiffies(delay_ms));
+		mod_delayed_work(vb->wq, &vb->size_work, 0);
+}
+
+/* From the size worker itself: not later than somebody else has asked for. */
+static void vbal_work_again(struct vbal_dev *vb, unsigned int delay_ms)
+{
+	if (!vbal_stopping(vb))
+		queue_delayed_work(vb->wq, &vb->size_work,
+				   msecs_to_jiffies(delay_ms));
 }
 
 /**
@@ -145,8 +148,8 @@ static void vbal_queue_size_work(struct vbal_dev *vb, unsigned int delay_ms)
  */
 void vbal_resize(struct vbal_dev *vb)
 {
-	WRITE_ONCE(vb->retry_at_ms, 0);
-	vbal_queue_size_work(vb, 0);
+	WRITE_ONCE(vb->retry_now, true);
+	vbal_wake_worker(vb);
 }
 
 static void vbal_free(struct vbal_dev *vb, struct vbal_blocks *blocks)
@@ -155,6 +158,7 @@ static void vbal_free(struct vbal_dev *vb, struct vbal_blocks *blocks)
 
 	vbal_pages_free(&vb->pages, blocks);
 	vbal_debug_phase(vb, VBAL_PHASE_FREE, start_ns);
+	cond_resched();
 }
 
 /* Batches in flight that came back: their blocks are held now, or free. */
@@ -482,15 +486,15 @@ static void vbal_pause(struct vbal_dev *vb, enum vbal_state state,
 		       const char *why, unsigned int pause_ms)
 {
 	vbal_set_state(vb, state, why);
-	vb->retry_at_ms = vbal_now_ms() + pause_ms;
-	vbal_queue_size_work(vb, pause_ms);
+	WRITE_ONCE(vb->retry_at_ms, vbal_now_ms() + pause_ms);
+	vbal_work_again(vb, pause_ms);
 }
 
 /* At rest: look again only where the balloon might have to give back. */
 static void vbal_rest(struct vbal_dev *vb)
 {
 	if (vb->guard.may_give_back && vbal_pages_held(&vb->pages))
-		vbal_queue_size_work(vb, VBAL_WATCH_MS);
+		vbal_work_again(vb, VBAL_WATCH_MS);
 }
 
 /* What became of a slice, and what follows from it: the only place to decide. */
@@ -503,7 +507,7 @@ static void vbal_settle(struct vbal_dev *vb, int ret,
 		vbal_resize_ends(vb);
 	switch (ret) {
 	case 1:
-		vbal_queue_size_work(vb, 0);
+		vbal_work_again(vb, 0);
 		break;
 	case 0:
 		vbal_set_state(vb, VBAL_STATE_AT_TARGET,
@@ -515,12 +519,10 @@ static void vbal_settle(struct vbal_dev *vb, int ret,
 		vbal_pause(vb, v->state, v->why, v->retry_ms);
 		break;
 	case -EINPROGRESS:
-		if (vb->retry_at_ms > now_ms)
-			vbal_queue_size_work(vb,
-					     min_t(u64, VBAL_WATCH_MS,
-						   vb->retry_at_ms - now_ms));
-		else
-			vbal_queue_size_work(vb, 0);
+		vbal_work_again(vb, vb->retry_at_ms > now_ms ?
+					    min_t(u64, VBAL_WATCH_MS,
+						  vb->retry_at_ms - now_ms) :
+					    0);
 		break;
 	case -ERANGE:
 		dev_warn_once(&vb->vdev->dev,
@@ -536,7 +538,7 @@ static void vbal_settle(struct vbal_dev *vb, int ret,
 		break;
 	case -EBUSY:
 		/* Compaction has the pages out; it brings them back. */
-		vbal_queue_size_work(vb, 10);
+		vbal_work_again(vb, 10);
 		break;
 	default:
 		vbal_device_broke(vb);
@@ -557,11 +559,10 @@ static void vbal_oom_finish(struct vbal_dev *vb)
 	mutex_unlock(&wire->oom_lock);
 }
 
-static bool vbal_needs_reset(struct vbal_dev *vb)
+static bool vbal_is_broken(struct vbal_dev *vb)
 {
-	u8 status = vb->vdev->config->get_status(vb->vdev);
-
-	return status & VIRTIO_CONFIG_S_NEEDS_RESET;
+	return !vbal_wire_usable(vb, VBAL_VQ_INFLATE) || vbal_wire_gone(vb) ||
+	       vbal_wire_status(vb) & VIRTIO_CONFIG_S_NEEDS_RESET;
 }
 
 static void vbal_size_work_fn(struct work_struct *work)
@@ -575,10 +576,12 @@ static void vbal_size_work_fn(struct work_struct *work)
 
 	if (vbal_stopping(vb))
 		return;
-	if (vbal_needs_reset(vb)) {
+	if (vbal_is_broken(vb)) {
 		vbal_device_broke(vb);
 		return;
 	}
+	if (xchg(&vb->retry_now, false))
+		WRITE_ONCE(vb->retry_at_ms, 0);
 	vbal_oom_finish(vb);
 	vbal_resize_begins(vb);
 	vbal_pages_rewind(&vb->pages);
@@ -590,7 +593,8 @@ static void vbal_size_work_fn(struct work_struct *work)
 			ret = vbal_step(vb, &v);
 		while (ret > 0 && !vbal_stopping(vb) &&
 		       time_before(jiffies, slice_end));
-	drained = vbal_collect_all(vb);
+	/* What was with a broken device is not collected but released. */
+	drained = ret == -EIO ? ret : vbal_collect_all(vb);
 	vbal_publish(vb);
 	vbal_settle(vb, drained ?: ret, &v);
 }
@@ -602,10 +606,10 @@ static void vbal_size_work_fn(struct work_struct *work)
  * rest to the size worker.
  */
 static unsigned long vbal_oom_deflate_pfn(struct vbal_dev *vb,
-					  unsigned long nr_pages)
+					  unsigned long nr_pages,
+					  unsigned long end)
 {
 	struct vbal_batch *batch = vb->wire.oom_batch;
-	unsigned long end = jiffies + msecs_to_jiffies(VBAL_OOM_WAIT_MS);
 	unsigned long nr_freed;
 	int ret;
 
@@ -638,11 +642,14 @@ static unsigned long vbal_oom_deflate_pfn(struct vbal_dev *vb,
 static unsigned long vbal_oom_deflate(struct vbal_dev *vb,
 				      unsigned long nr_pages)
 {
+	unsigned long end = jiffies + msecs_to_jiffies(VBAL_OOM_WAIT_MS);
 	struct vbal_blocks blocks;
 	unsigned long nr_freed = 0;
 
 	while (nr_freed < nr_pages) {
-		unsigned long left = nr_pages - nr_freed, nr;
+		unsigned long left =
+			min(nr_pages - nr_freed, VBAL_FREE_STEP_PAGES);
+		unsigned long nr;
 
 		if (vbal_pages_choose(&vb->pages, left) == VBAL_MODE_RANGE) {
 			vbal_blocks_init(&blocks);
@@ -650,7 +657,7 @@ static unsigned long vbal_oom_deflate(struct vbal_dev *vb,
 					     &blocks);
 			vbal_pages_free(&vb->pages, &blocks);
 		} else {
-			nr = vbal_oom_deflate_pfn(vb, left);
+			nr = vbal_oom_deflate_pfn(vb, left, end);
 		}
 		if (!nr)
 			break;
@@ -665,7 +672,7 @@ static void vbal_guard_wake(struct vbal_guard *g)
 	struct vbal_dev *vb = container_of(g, struct vbal_dev, guard);
 
 	if (vbal_pages_held(&vb->pages))
-		vbal_queue_size_work(vb, 0);
+		vbal_wake_worker(vb);
 }
 
 static int vbal_oom_notify(struct notifier_block *nb, unsigned long unused,
@@ -684,7 +691,7 @@ static int vbal_oom_notify(struct notifier_block *nb, unsigned long unused,
 	vbal_guard_oom_done(&vb->guard, nr_pages, now_ms);
 	trace_vbal_oom(vb, nr_pages);
 	*freed += nr_pages;
-	vbal_queue_size_work(vb, 0);
+	vbal_wake_worker(vb);
 	return NOTIFY_OK;
 }
 
@@ -705,6 +712,8 @@ static int vbal_migrate_page(struct balloon_dev_info *bdi, struct page *newpage,
 	if (!ret)
 		vbal_pages_migrated(vp, bdi, newpage, page);
 	mutex_unlock(&vb->wire.mig_lock);
+	if (ret == -EIO)
+		vbal_wake_worker(vb);
 	return ret ? -EAGAIN : 0;
 }
 
@@ -771,7 +780,7 @@ static void vbal_release_all(struct vbal_dev *vb)
 		/* Compaction has some out; it brings them back. */
 		if (!blocks.nr_pages)
 			schedule_timeout_idle(1);
-		vbal_pages_free(&vb->pages, &blocks);
+		vbal_free(vb, &blocks);
 	}
 	vbal_hint_release(vb);
 }
@@ -862,33 +871,54 @@ out:
  * @vb: the device
  *
  * What it held goes back to the guest; then it is set up anew and the host's
- * target followed again (virtio 1.2, 2.1.2). Each time after a longer pause.
+ * target followed again (virtio 1.2, 2.1.2). Each time after a longer pause,
+ * unless that is long ago. One that was pulled out only loses its pages.
  *
  * Context: Process context.
  */
 void vbal_device_broke(struct vbal_dev *vb)
 {
-	unsigned int pause_ms = VBAL_RECOVER_MIN_MS;
+	u64 since_ms = vbal_now_ms() - vb->recovered_at_ms;
 
-	if (vbal_stopping(vb))
+	if (vbal_stopping(vb) || delayed_work_pending(&vb->recover_work))
 		return;
 	vbal_set_state(vb, VBAL_STATE_BROKEN, "the device stopped working");
 	dev_err_ratelimited(
 		&vb->vdev->dev,
 		"the device broke, giving its pages back and resetting it\n");
-	pause_ms <<= min(vb->nr_recoveries, 6u);
+	if (since_ms > 2 * VBAL_RECOVER_MAX_MS)
+		vb->recover_pause_ms = 0;
+	vb->recover_pause_ms = clamp(2 * vb->recover_pause_ms,
+				     VBAL_RECOVER_MIN_MS, VBAL_RECOVER_MAX_MS);
 	queue_delayed_work(vb->side_wq, &vb->recover_work,
-			   msecs_to_jiffies(min_t(unsigned int, pause_ms,
-						  VBAL_RECOVER_MAX_MS)));
+			   msecs_to_jiffies(vb->recover_pause_ms));
 }
 
 #ifdef CONFIG_PM_SLEEP
+static void vbal_recover(struct vbal_dev *vb)
+{
+	int ret;
+
+	vb->nr_recoveries++;
+	vb->recovered_at_ms = vbal_now_ms();
+	ret = virtio_device_freeze(vb->vdev);
+	if (!ret)
+		ret = virtio_device_restore(vb->vdev);
+	if (!ret)
+		return;
+	dev_err_ratelimited(
+		&vb->vdev->dev,
+		"the device could not be set up again (%d), trying later\n",
+		ret);
+	queue_delayed_work(vb->side_wq, &vb->recover_work,
+			   msecs_to_jiffies(VBAL_RECOVER_MAX_MS));
+}
+
 static void vbal_recover_work_fn(struct work_struct *work)
 {
 	struct vbal_dev *vb = container_of(to_delayed_work(work),
 					   struct vbal_dev, recover_work);
 	struct virtio_device *vdev = vb->vdev;
-	int ret;
 
 	/* Remove has the lock and waits for us: then there is nothing to do. */
 	if (!device_trylock(&vdev->dev)) {
@@ -896,13 +926,11 @@ static void vbal_recover_work_fn(struct work_struct *work)
 			queue_delayed_work(vb->side_wq, &vb->recover_work, HZ);
 		return;
 	}
-	vb->nr_recoveries++;
-	ret = virtio_device_freeze(vdev);
-	if (!ret)
-		ret = virtio_device_restore(vdev);
-	if (ret)
-		dev_err(&vdev->dev,
-			"the device could not be set up again (%d)\n", ret);
+	if (vbal_wire_gone(vb))
+		vbal_disconnect(vb);
+	else if (!vb->live || vbal_is_broken(vb))
+		vbal_recover(vb);
+	/* else it slept and woke up meanwhile, which does the same. */
 	device_unlock(&vdev->dev);
 }
 #else
@@ -922,12 +950,15 @@ static int vbal_reboot_notify(struct notifier_block *nb, unsigned long action,
 {
 	struct vbal_dev *vb = container_of(nb, struct vbal_dev, reboot_nb);
 
+	/* One under way would bring the device back; none begins after. */
+	cancel_delayed_work_sync(&vb->recover_work);
 	mutex_lock(&vb->life);
 	if (vb->live) {
 		vbal_quiesce(vb);
 		vbal_wire_kill(vb);
 	}
 	mutex_unlock(&vb->life);
+	cancel_delayed_work_sync(&vb->recover_work);
 	return NOTIFY_DONE;
 }
 
@@ -935,7 +966,7 @@ static void vbal_config_changed(struct virtio_device *vdev)
 {
 	struct vbal_dev *vb = vdev->priv;
 
-	vbal_queue_size_work(vb, 0);
+	vbal_wake_worker(vb);
 	if (READ_ONCE(vb->live))
 		vbal_hint_changed(vb);
 }
@@ -1057,7 +1088,7 @@ static void vbal_remove(struct virtio_device *vdev)
 	vbal_unregister_notifiers(vb);
 	vbal_disconnect(vb);
 	/* Once more: it may not have come back from its last reset. */
-	virtio_reset_device(vdev);
+	vbal_wire_reset(vb);
 	cancel_delayed_work_sync(&vb->recover_work);
 	vbal_destroy_workqueues(vb);
 	vbal_wire_free(vb);

@@ -249,16 +249,8 @@ static void vbal_bag_put_singles(struct vbal_bag *bag, struct page *page,
 	balloon_page_list_enqueue(&bag->singles, &pages);
 }
 
-/**
- * vbal_pages_put_back() - return picked blocks to their bag
- * @vp: the pages
- * @in: blocks from vbal_pages_pick(), empty afterwards
- * @mode: the bag that they came from
- *
- * Context: Any that may take vbal_pages.lock.
- */
-void vbal_pages_put_back(struct vbal_pages *vp, struct vbal_blocks *in,
-			 enum vbal_mode mode)
+static void vbal_bag_put_all(struct vbal_pages *vp, struct vbal_blocks *in,
+			     enum vbal_mode mode)
 {
 	struct vbal_bag *bag = &vp->bag[mode];
 	struct page *page, *next;
@@ -273,6 +265,37 @@ void vbal_pages_put_back(struct vbal_pages *vp, struct vbal_blocks *in,
 			vbal_bag_put_singles(bag, page, order);
 	}
 	vbal_blocks_init(in);
+}
+
+/*
+ * Compaction may have seen a page when it was still movable, and try its lock
+ * only now; the balloon core takes that lock for granted. While it tries it has
+ * a reference.
+ */
+static void vbal_block_wait_unseen(struct page *page)
+{
+	unsigned long end = jiffies + HZ;
+
+	while (page_count(page) > 1 && time_before(jiffies, end))
+		cond_resched();
+}
+
+/**
+ * vbal_pages_put_back() - return picked blocks to their bag
+ * @vp: the pages
+ * @in: blocks from vbal_pages_pick(), empty afterwards
+ * @mode: the bag that they came from
+ *
+ * Context: Process context.
+ */
+void vbal_pages_put_back(struct vbal_pages *vp, struct vbal_blocks *in,
+			 enum vbal_mode mode)
+{
+	struct page *page;
+
+	vbal_for_each_block(page, in)
+		vbal_block_wait_unseen(page);
+	vbal_bag_put_all(vp, in, mode);
 }
 
 /* The balloon core counts single pages itself. */
@@ -310,7 +333,7 @@ void vbal_pages_hold(struct vbal_pages *vp, struct vbal_blocks *in,
 	vbal_tally_flush(&tally);
 	atomic_long_add(in->nr_pages, &vp->nr_held);
 	atomic_long_add(in->nr_pages, &vp->nr_given);
-	vbal_pages_put_back(vp, in, mode);
+	vbal_bag_put_all(vp, in, mode);
 }
 
 static struct page *vbal_bag_pop(struct vbal_pages *vp, struct vbal_bag *bag,
@@ -380,6 +403,13 @@ static bool vbal_bag_has_block(struct vbal_bag *bag, unsigned long nr_pages)
 	return false;
 }
 
+/* Pages that compaction has out cannot be picked. */
+static bool vbal_bag_has_single(struct vbal_bag *bag)
+{
+	return atomic_long_read(&bag->nr_singles) >
+	       READ_ONCE(bag->singles.isolated_pages);
+}
+
 /**
  * vbal_pages_choose() - from which bag to give back
  * @vp: the pages
@@ -400,9 +430,9 @@ enum vbal_mode vbal_pages_choose(struct vbal_pages *vp, unsigned long nr_pages)
 		return VBAL_MODE_RANGE;
 	if (vbal_bag_has_block(pfn, nr_pages))
 		return VBAL_MODE_PFN;
-	if (atomic_long_read(&range->nr_singles))
+	if (vbal_bag_has_single(range))
 		return VBAL_MODE_RANGE;
-	if (atomic_long_read(&pfn->nr_singles))
+	if (vbal_bag_has_single(pfn))
 		return VBAL_MODE_PFN;
 	return vbal_bag_has_block(range, ULONG_MAX) ? VBAL_MODE_RANGE :
 						      VBAL_MODE_PFN;
@@ -538,12 +568,10 @@ static bool vbal_page_comes_uncleared(void)
 	if (!page)
 		return false;
 	memset(page_address(page), 0xa5, PAGE_SIZE);
-	preempt_disable();
 	__free_page(page);
 	again = alloc_page(GFP_NOWAIT | __GFP_NOWARN | __GFP_ZEROTAGS);
 	if (again == page)
 		stays = !memchr_inv(page_address(again), 0xa5, PAGE_SIZE);
-	preempt_enable();
 	if (again)
 		__free_page(again);
 	return stays;

@@ -138,7 +138,7 @@ static int vbal_stats_send(struct vbal_dev *vb)
 	sg_init_one(&sg, st->entry, sizeof(st->entry));
 	ret = vbal_vq_add_out(vb, q, &sg, 1, &st->token);
 	if (!ret)
-		vbal_vq_notify(q);
+		vbal_vq_notify(vb, q);
 	trace_vbal_stats_sent(vb, ret);
 	return ret;
 }

@@ -56,11 +56,6 @@ static struct vbal_dev *vbal_from_dev(struct device *dev)
 	return dev_to_virtio(dev)->priv;
 }
 
-static u64 vbal_now_ms(void)
-{
-	return ktime_to_ms(ktime_get());
-}
-
 /**
  * struct vbal_value - a file with one number
  * @attr: the file
@@ -259,7 +254,7 @@ static DEVICE_ATTR_RO(transfer);
 static const struct {
 	unsigned int bit;
 	const char *name;
-} vbal_features[] = {
+} vbal_feature_names[] = {
 	{ VIRTIO_BALLOON_F_MUST_TELL_HOST, "must-tell-host" },
 	{ VIRTIO_BALLOON_F_STATS_VQ, "stats" },
 	{ VIRTIO_BALLOON_F_DEFLATE_ON_OOM, "deflate-on-oom" },
@@ -277,10 +272,10 @@ static ssize_t negotiated_features_show(struct device *dev,
 	unsigned int i;
 	int len = 0;
 
-	for (i = 0; i < ARRAY_SIZE(vbal_features); i++)
-		if (vbal_has(vb, vbal_features[i].bit))
+	for (i = 0; i < ARRAY_SIZE(vbal_feature_names); i++)
+		if (vbal_has(vb, vbal_feature_names[i].bit))
 			len += sysfs_emit_at(buf, len, "%s%s", len ? " " : "",
-					     vbal_features[i].name);
+					     vbal_feature_names[i].name);
 	return len + sysfs_emit_at(buf, len, "\n");
 }
 static DEVICE_ATTR_RO(negotiated_features);

@@ -286,6 +286,50 @@ void vbal_wire_disconnect(struct vbal_dev *vb)
 	mutex_unlock(&wire->oom_lock);
 }
 
+/* All ones is what a device reads as that was pulled out. */
+#define VBAL_STATUS_GONE 0xff
+
+/**
+ * vbal_wire_status() - the device's status
+ * @vb: the device
+ *
+ * Return: VIRTIO_CONFIG_S_*, none of them for a device that was pulled out.
+ */
+u8 vbal_wire_status(struct vbal_dev *vb)
+{
+	u8 status = vb->vdev->config->get_status(vb->vdev);
+
+	return status == VBAL_STATUS_GONE ? 0 : status;
+}
+
+/**
+ * vbal_wire_gone() - was the device pulled out
+ * @vb: the device
+ *
+ * Return: true if it will never answer again.
+ */
+bool vbal_wire_gone(struct vbal_dev *vb)
+{
+	return vb->vdev->config->get_status(vb->vdev) == VBAL_STATUS_GONE;
+}
+
+/**
+ * vbal_wire_reset() - reset the device
+ * @vb: the device
+ *
+ * Not one that was pulled out: virtio_pci waits for its reset for ever. That
+ * one touches no page any more either.
+ *
+ * Context: Process context.
+ */
+void vbal_wire_reset(struct vbal_dev *vb)
+{
+	if (vbal_wire_gone(vb))
+		virtio_break_device(vb->vdev);
+	else
+		virtio_reset_device(vb->vdev);
+}
+
 /**
  * vbal_wire_kill() - reset the device and end every wait
  * @vb: the device
@@ -302,7 +346,7 @@ void vbal_wire_kill(struct vbal_dev *vb)
 	mutex_lock(&wire->kill_lock);
 	if (!wire->dead) {
 		WRITE_ONCE(wire->closed, true);
-		virtio_reset_device(vb->vdev);
+		vbal_wire_reset(vb);
 		WRITE_ONCE(wire->dead, true);
 		for (id = 0; id < VBAL_NR_VQS; id++)
 			wake_up_all(&wire->q[id].wait);
@@ -404,11 +448,12 @@ int vbal_vq_add_in(struct vbal_dev *vb, struct vbal_vq *q,
 
 /**
  * vbal_vq_notify() - tell the host of all buffers queued so far, if it asks
+ * @vb: the device
  * @q: the queue
  *
  * Context: Any that may not race with vbal_wire_disconnect().
  */
-void vbal_vq_notify(struct vbal_vq *q)
+void vbal_vq_notify(struct vbal_dev *vb, struct vbal_vq *q)
 {
 	struct virtqueue *vq;
 	unsigned long flags;
@@ -416,7 +461,7 @@ void vbal_vq_notify(struct vbal_vq *q)
 
 	spin_lock_irqsave(&q->lock, flags);
 	vq = q->vq;
-	if (vq && !virtqueue_is_broken(vq))
+	if (vbal_vq_usable(vb, q))
 		notify = virtqueue_kick_prepare(vq);
 	if (notify)
 		q->nr_notify++;
@@ -432,6 +477,9 @@ void vbal_vq_notify(struct vbal_vq *q)
  * Used lengths are ignored, as the specification demands of legacy devices and
  * as nothing but the fact of use matters here.
  *
+ * Where interrupts are wanted only while somebody waits, they are switched off
+ * here unless somebody does: a waiter is on the list before it asks for them.
+ *
  * Context: Any; takes @q->lock. Wakes the other waiters if anything came back.
  */
 void vbal_vq_reap(struct vbal_vq *q)
@@ -443,7 +491,8 @@ void vbal_vq_reap(struct vbal_vq *q)
 	spin_lock_irqsave(&q->lock, flags);
 	if (!q->vq)
 		goto out;
-	if (q->quiet)
+	/* Under the lock that a waiter asks for the interrupt under. */
+	if (q->quiet && !waitqueue_active(&q->wait))
 		virtqueue_disable_cb(q->vq);
 	while ((token = virtqueue_get_buf(q->vq, &len))) {
 		/* Pairs with vbal_token_done(). */
@@ -606,7 +655,8 @@ static int vbal_batch_add_range(struct vbal_batch *batch, struct page *page,
 	unsigned int len = PAGE_SIZE << order;
 
 	if (batch->nr_ranges &&
-	    sg_phys(last) + last->length == page_to_phys(page)) {
+	    sg_phys(last) + last->length == page_to_phys(page) &&
+	    last->length <= UINT_MAX - len) {
 		last->length += len;
 		return 0;
 	}
@@ -712,8 +762,8 @@ static bool vbal_cond_room(struct vbal_vq *q, void *arg)
  * Waits for room in the ring where it has to; one notification at the end.
  *
  * Context: Process context, no locks that reclaim could need.
- * Return: 0; -EIO when the device is broken: then buffers of it may be with
- * the host, and its blocks stay its own until the device was reset.
+ * Return: 0; -EIO when the device was broken: some of the buffers may have been
+ * with the host, but it has been reset since.
  */
 int vbal_wire_submit(struct vbal_dev *vb, struct vbal_batch *batch)
 {
@@ -728,16 +778,19 @@ int vbal_wire_submit(struct vbal_dev *vb, struct vbal_batch *batch)
 		nr_descs = batch->nr_ranges;
 	for (i = 0; i < vbal_batch_nr_bufs(batch); i++) {
 		while ((ret = vbal_batch_add_buf(vb, batch, i)) == -ENOSPC) {
-			vbal_vq_notify(q);
+			vbal_vq_notify(vb, q);
 			ret = vbal_vq_wait(vb, q, vbal_cond_room, &nr_descs);
 			if (ret)
-				break;
+				return ret;
 		}
-		if (ret)
-			break;
+		if (ret) {
+			/* What it has of us is safe only after a reset. */
+			vbal_wire_kill(vb);
+			return -EIO;
+		}
 	}
-	vbal_vq_notify(q);
-	return ret;
+	vbal_vq_notify(vb, q);
+	return 0;
 }
 
 /**
@@ -769,7 +822,7 @@ int vbal_wire_try_submit(struct vbal_dev *vb, struct vbal_batch *batch)
 					 1, true, &batch->token);
 	}
 	spin_unlock_irqrestore(&q->lock, flags);
-	vbal_vq_notify(q);
+	vbal_vq_notify(vb, q);
 	return ret;
 }
 
@@ -873,8 +926,7 @@ static int vbal_batch_set_page(struct vbal_dev *vb, struct vbal_batch *batch,
  * Context: Migration, with vbal_wire.mig_lock held.
  * Return: 0 when the host has acknowledged all that it has to; -EAGAIN while
  * deflated pages are in flight, among which @newpage could be; else an error
- * after which @page is still ballooned. After -EIO the device has been, or is
- * about to be, reset.
+ * after which @page is still ballooned. After -EIO the device has been reset.
  */
 int vbal_wire_swap(struct vbal_dev *vb, enum vbal_mode mode,
 		   struct page *newpage, struct page *page)

@@ -9,11 +9,13 @@
  * Contexts
  *   size worker      vbal_dev.wq. The only one that inflates, and the only one
  *                    that deflates but for the OOM notifier. Works in slices
- *                    of VBAL_SLICE_MS, so that freezing need not wait.
+ *                    of VBAL_SLICE_MS, so that freezing need not wait; a step
+ *                    of giving back under pressure is one slice.
  *   virtqueue        hard interrupt: wakes waiters, queues the stats and hint
  *     callback       works, nothing else.
  *   config_changed   hard interrupt: queues works.
- *   stats work       vbal_dev.stats_wq: allocates nothing, waits for nobody.
+ *   stats work       vbal_dev.stats_wq: allocates nothing, never waits for the
+ *                    host or the size worker.
  *   hint work        vbal_dev.side_wq.
  *   page reporting   the kernel's work; waits for the host only.
  *   OOM notifier     in reclaim: allocates nothing, waits for no host (with
@@ -45,6 +47,7 @@
 #ifndef _VBALLOON_H
 #define _VBALLOON_H
 
+#include <linux/ktime.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
 #include <linux/notifier.h>
@@ -94,17 +97,21 @@ enum vbal_transfer {
  * @recover_work: resets a device that broke or asked for it
  * @life: serialises connect and disconnect
  * @live: connected; under @life, READ_ONCE in config_changed
- * @nr_recoveries: resets so far, for the pause before the next
+ * @nr_recoveries: resets so far
+ * @recover_pause_ms: pause before the last reset; the next is twice as long
+ * @recovered_at_ms: when that was
  * @free_batches: the worker's batches not in use; size worker
  * @busy_batches: the worker's batches in flight, oldest first; size worker
  * @busy_pages: pages in @busy_batches on their way in, less those on their way
  *	out; size worker
  * @target_frames: what the host asked for last; written by the size worker
- * @actual_frames: what the host was told last; written by the size worker
+ * @actual_frames: what the host was told last; written by the size worker, and
+ *	at disconnect
  * @state: what the balloon does; written by the size worker
  * @state_since_ms: since when (monotonic clock)
  * @why: and why, a constant phrase
  * @retry_at_ms: no new attempt at an unchanged target before; size worker
+ * @retry_now: unless somebody changed a setting; xchg
  * @resize_start_ns: when the present resize began, 0 between resizes
  * @resize_from_pages: what was held then
  * @last_inflate_bps: bytes a second of the last inflate
@@ -133,6 +140,8 @@ struct vbal_dev {
 	struct mutex life;
 	bool live;
 	unsigned int nr_recoveries;
+	unsigned int recover_pause_ms;
+	u64 recovered_at_ms;
 
 	struct list_head free_batches;
 	struct list_head busy_batches;
@@ -143,6 +152,7 @@ struct vbal_dev {
 	u64 state_since_ms;
 	const char *why;
 	u64 retry_at_ms;
+	bool retry_now;
 	u64 resize_start_ns;
 	unsigned long resize_from_pages;
 	u64 last_inflate_bps;
@@ -155,6 +165,11 @@ struct vbal_dev {
 
 void vbal_resize(struct vbal_dev *vb);
 void vbal_device_broke(struct vbal_dev *vb);
+
+static inline u64 vbal_now_ms(void)
+{
+	return ktime_to_ms(ktime_get());
+}
 
 /**
  * vbal_has() - was a feature negotiated

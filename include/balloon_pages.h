@@ -71,7 +71,7 @@ struct vbal_bag {
  * @bag: what is held, by mode
  * @lock: protects the block lists and counts; taken in the size worker and in
  *	the OOM notifier, never across an allocation or the host
- * @nr_held: pages in all bags. Read anywhere, changed by hold and pick
+ * @nr_held: pages in all bags. Read anywhere, changed by hold and free
  * @adjust_managed: ballooned pages leave MemTotal (DEFLATE_ON_OOM not
  *	negotiated); constant after probe
  * @top_order: largest order that the last allocation could get; size worker
@@ -117,7 +117,6 @@ struct vbal_want {
 };
 
 void vbal_blocks_init(struct vbal_blocks *blocks);
-void vbal_blocks_splice(struct vbal_blocks *from, struct vbal_blocks *to);
 
 void vbal_pages_init(struct vbal_pages *vp, bool adjust_managed);
 void vbal_pages_rewind(struct vbal_pages *vp);

@@ -162,6 +162,9 @@ void vbal_wire_free(struct vbal_dev *vb);
 int vbal_wire_connect(struct vbal_dev *vb);
 void vbal_wire_disconnect(struct vbal_dev *vb);
 void vbal_wire_kill(struct vbal_dev *vb);
+void vbal_wire_reset(struct vbal_dev *vb);
+u8 vbal_wire_status(struct vbal_dev *vb);
+bool vbal_wire_gone(struct vbal_dev *vb);
 bool vbal_wire_usable(struct vbal_dev *vb, enum vbal_vq_id id);
 
 void vbal_wire_room(struct vbal_dev *vb, const struct vbal_batch *batch,
@@ -190,7 +193,7 @@ int __must_check vbal_vq_add_out(struct vbal_dev *vb, struct vbal_vq *q,
 int __must_check vbal_vq_add_in(struct vbal_dev *vb, struct vbal_vq *q,
 				struct scatterlist *sg, unsigned int nents,
 				struct vbal_token *token);
-void vbal_vq_notify(struct vbal_vq *q);
+void vbal_vq_notify(struct vbal_dev *vb, struct vbal_vq *q);
 void vbal_vq_reap(struct vbal_vq *q);
 int __must_check vbal_vq_wait(struct vbal_dev *vb, struct vbal_vq *q,
 			      bool (*cond)(struct vbal_vq *q, void *arg),

@@ -493,6 +493,9 @@ static void wire_is_woken_by_each_answer(struct kunit *test)
 		fake_host_set_budget(h, FAKE_INFLATE, 0);
 		fake_host_set_target(h, i);
 		KUNIT_EXPECT_TRUE(test, fake_wait(wq_has_sleeper(&q->wait)));
+		/* Somebody else's look must not switch its interrupt off. */
+		if (i % 2)
+			vbal_vq_reap(q);
 		fake_host_speak(h);
 		test_expect_actual(test, i);
 	}
@@ -879,6 +882,7 @@ enum stage {
 enum blow {
 	BLOW_UNPLUG,
 	BLOW_BREAK_AND_UNPLUG,
+	BLOW_PULL_OUT,
 	BLOW_NEEDS_RESET,
 	BLOW_FREEZE,
 };
@@ -899,6 +903,9 @@ static const struct stage_case stage_cases[] = {
 	{ "gone while deflating", STAGE_DEFLATE, BLOW_BREAK_AND_UNPLUG },
 	{ "gone with ranges out", STAGE_RANGE, BLOW_BREAK_AND_UNPLUG },
 	{ "gone while hinting", STAGE_HINT, BLOW_BREAK_AND_UNPLUG },
+	{ "pulled out while inflating", STAGE_INFLATE, BLOW_PULL_OUT },
+	{ "pulled out while deflating", STAGE_DEFLATE, BLOW_PULL_OUT },
+	{ "pulled out with ranges out", STAGE_RANGE, BLOW_PULL_OUT },
 	{ "broken while inflating", STAGE_INFLATE, BLOW_NEEDS_RESET },
 	{ "broken while deflating", STAGE_DEFLATE, BLOW_NEEDS_RESET },
 	{ "broken with ranges out", STAGE_RANGE, BLOW_NEEDS_RESET },
@@ -956,6 +963,16 @@ static void hostile_blow_at_stage(struct kunit *test)
 		fallthrough;
 	case BLOW_UNPLUG:
 		test_unplug(test);
+		break;
+	case BLOW_PULL_OUT:
+		/* Its pages are the guest's again before anybody unbinds it. */
+		fake_host_pull_out(h);
+		KUNIT_EXPECT_TRUE(test,
+				  fake_wait(!READ_ONCE(vb->live) &&
+					    !vbal_pages_held(&vb->pages)));
+		KUNIT_EXPECT_EQ(test, h->nr_resets, 0U);
+		/* For the sake of the driver core, which looks at it. */
+		h->status = 0;
 		break;
 	case BLOW_FREEZE:
 		KUNIT_ASSERT_EQ(test, virtio_device_freeze(&h->vdev), 0);

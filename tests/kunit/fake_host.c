@@ -635,6 +635,13 @@ void fake_host_needs_reset(struct fake_host *h)
 	fake_host_config_irq(h);
 }
 
+/* A device that is not there reads as ones, says nothing and hears nothing. */
+void fake_host_pull_out(struct fake_host *h)
+{
+	virtio_break_device(&h->vdev);
+	h->status = 0xff;
+}
+
 /* Give the statistics buffer back: please fill it anew. */
 bool fake_host_ask_stats(struct fake_host *h)
 {

@@ -147,6 +147,7 @@ void fake_host_set_budget(struct fake_host *h, enum fake_queue kind,
 void fake_host_silence(struct fake_host *h);
 void fake_host_speak(struct fake_host *h);
 void fake_host_needs_reset(struct fake_host *h);
+void fake_host_pull_out(struct fake_host *h);
 void fake_host_set_hint_cmd(struct fake_host *h, u32 cmd);
 bool fake_host_ask_stats(struct fake_host *h);
 
