@@ -16,6 +16,7 @@ from pathlib import Path
 from vbalguest.cache import cache_dir, locked
 from vbalguest.errors import GuestError, Missing
 
+NATIVE = "amd64"
 UPDATE_SECONDS = 24 * 3600
 # Mounts made for a command end with it: the namespace is its own.
 ENTER = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'
@@ -26,10 +27,11 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HO
 
 
 class Tree:
-    """A Debian release in a folder."""
+    """A Debian release in a folder; foreign is a second architecture to have packages of."""
 
-    def __init__(self, suite, backports=False, path=None):
+    def __init__(self, suite, backports=False, path=None, foreign=None):
         self.suite = suite
+        self.foreign = foreign
         self.suites = [suite, f"{suite}-backports"] if backports else [suite]
         self.path = Path(path) if path else cache_dir("trees") / suite
 
@@ -62,7 +64,9 @@ class Tree:
         partial.rename(self.path)
 
     def _update(self):
-        sources = "".join(f"deb {mirror()} {suite} main\n" for suite in self.suites)
+        architectures = f"[arch={NATIVE},{self.foreign}] " if self.foreign else ""
+        sources = "".join(f"deb {architectures}{mirror()} {suite} main\n"
+                          for suite in self.suites)
         sources_list = self.path / "etc/apt/sources.list"
         stamp = self.path / "var/lib/apt/vballoon-stamp"
         with contextlib.suppress(OSError):
@@ -70,12 +74,16 @@ class Tree:
                     and time.time() - stamp.stat().st_mtime < UPDATE_SECONDS):
                 return
         sources_list.write_text(sources, "ascii")
+        if self.foreign:
+            self.run("dpkg", "--add-architecture", self.foreign)
         if self.run("apt-get", "-q", "update", check=False).returncode == 0:
             stamp.touch()
 
     def _install(self, packages):
-        status = self.run("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n").stdout
-        there = {line.split()[0] for line in status.splitlines() if line.endswith(" installed")}
+        status = self.run("dpkg-query", "-W", "-f",
+                          "${Package}:${Architecture} ${db:Status-Status}\\n").stdout
+        there = {re.sub(f":({NATIVE}|all)$", "", line.split()[0])
+                 for line in status.splitlines() if line.endswith(" installed")}
         missing = [name for name in packages if name not in there]
         if missing:
             self.run("apt-get", "install", "-q", "-y", "--no-install-recommends",
@@ -97,11 +105,30 @@ class Tree:
                              f"{result.stdout[-4000:]}")
         return result
 
-    def kernel_releases(self):
+    def unpack_headers(self, release):
+        """Bring a foreign kernel's headers, less its own architecture's compiler.
+
+        They ask for one, and two gcc packages of one version cannot be installed together.
+        """
+        package = f"linux-headers-{release}"
+        if (self.path / "usr/src" / package / "Makefile").exists():
+            return
+        control = self.run("apt-cache", "show", f"{package}:{self.foreign}").stdout
+        depends = re.search(r"^Depends:.*", control, re.MULTILINE)[0]
+        with locked(self.path.with_suffix(".lock")):
+            self._install(re.findall(r"\blinux-(?:headers|kbuild)-[^\s,]+", depends))
+            # tar keeps /lib a link where dpkg-deb -x would make a folder of it
+            self.run("sh", "-e", "-c", f"rm -f {package}_*.deb\n"
+                     f"apt-get download {package}:{self.foreign}\n"
+                     f"dpkg-deb --fsys-tarfile {package}_*.deb | "
+                     "tar -x --keep-directory-symlink -C /\n"
+                     f"rm {package}_*.deb", cwd="/tmp")
+
+    def kernel_releases(self, flavour=NATIVE):
         """Return the releases whose headers and image this Debian has, oldest first."""
         names = self.run("apt-cache", "pkgnames", "linux-headers-").stdout.split()
         releases = [name.removeprefix("linux-headers-") for name in names
-                    if re.fullmatch(r"linux-headers-\d[\d.]+[^-]*(-\d+)?-amd64", name)]
+                    if re.fullmatch(rf"linux-headers-\d[\d.]+[^-]*(-\d+)?-{flavour}", name)]
         return sorted(releases, key=version_key)
 
     def program(self, name):

@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .arch import AMD64
 from .cache import cache_dir, locked
 from .errors import GuestError, Missing
 
@@ -30,17 +31,20 @@ class Accel:
 
 
 KVM = Accel("kvm", "host")
-TCG = Accel("tcg,thread=multi", "qemu64")
+TCG = Accel("tcg,thread=multi", AMD64.cpu)
 # One thread runs all CPUs in turn: what -icount needs, and steadier for kernels with much
 # debugging in them.
-TCG_SINGLE = Accel("tcg,thread=single", "qemu64")
+TCG_SINGLE = Accel("tcg,thread=single", AMD64.cpu)
 
 
-def choose():
+def choose(arch=AMD64):
     """Return KVM if a stock guest boots with it, else TCG.
 
-    /dev/kvm that opens proves nothing: nested set-ups exist on which a guest hangs.
+    /dev/kvm that opens proves nothing: nested set-ups exist on which a guest hangs. Other
+    architectures than this machine's are emulated.
     """
+    if arch is not AMD64:
+        return Accel(TCG.accel, arch.cpu)
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return TCG
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

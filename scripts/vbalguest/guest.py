@@ -27,10 +27,10 @@ HINT_THREAD = "hint0"
 CONSOLE_TAIL_LINES = 40
 BASE_CMDLINE = (
     # no-reboot: a panic ends QEMU instead of going round
-    "console=ttyS0 quiet panic=-1 oops=panic rdinit=/init "
+    "quiet panic=-1 oops=panic rdinit=/init "
     # emulation is slow and the machine may be busy: neither is a bug of the guest
-    "no_timer_check watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 "
-    "audit=0 i8042.noaux random.trust_cpu=on")
+    "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 "
+    "audit=0 random.trust_cpu=on")
 # An emulated microvm has no clock to measure the TSC by but the PIT; on a busy machine that
 # fails and the kernel waits for ticks for ever. Telling it the figures avoids the measurement.
 GIVEN_CLOCK = "lpj=5000000 tsc_early_khz=2500000"
@@ -53,9 +53,10 @@ class Request:
 class Guest:
     """A guest under QEMU, to be used in a with statement.
 
-    kernel is None for the stock Debian kernel, or what Kernel.find() takes. balloon_opts
-    are properties of QEMU's balloon device (None: no such device); transport is modern,
-    transitional or legacy. module is loaded with module_params after boot: vballoon (built
+    kernel is None for the stock Debian kernel, or what Kernel.find() takes; its architecture
+    is the guest's. machine is None for the usual one, or microvm. balloon_opts are properties
+    of QEMU's balloon device (None: no such device); transport is modern, transitional or
+    legacy. module is loaded with module_params after boot: vballoon (built
     if needed), virtio_balloon, or None; with load=False it only lies ready in /modules.
 
     mem_backend is a QEMU memory backend with its properties. files maps paths in the guest
@@ -68,7 +69,7 @@ class Guest:
     def __init__(self, mem_mib=1024, smp=2, kernel=None,
                  balloon_opts="deflate-on-oom=on,free-page-reporting=on",
                  module="vballoon", module_params="", load=True, swap_mib=0, extra_qemu=(),
-                 machine="pc", transport="transitional", mem_backend="memory-backend-ram",
+                 machine=None, transport="transitional", mem_backend="memory-backend-ram",
                  append="", files=None, extra_modules=(), module_path=None, incoming=False,
                  accel=None, icount=None, boot_timeout=300, patience=1, name="guest"):
         self.mem_mib = mem_mib
@@ -77,7 +78,7 @@ class Guest:
         self.module = module
         self.module_params = module_params
         self.load = load
-        self.machine = machine
+        self.machine = machine or self.kernel.arch.machine
         self.patience = patience
         self.name = name
         self.qemu_pid = None
@@ -125,6 +126,11 @@ class Guest:
         return self.mem_mib * MIB
 
     @property
+    def _agent_port(self):
+        """Where the agent is: a serial port, or "virtio" where the machine has but one."""
+        return "virtio" if self.machine == "microvm" else self.kernel.arch.agent
+
+    @property
     def qmp_socket(self):
         """The path of a second QMP socket, for other programs."""
         return self._folder / "qmp-outside"
@@ -142,7 +148,7 @@ class Guest:
     def start(self):
         """Start QEMU and connect to it; the guest begins to boot."""
         if self.accel is None:
-            self.accel = accelerators.choose()
+            self.accel = accelerators.choose(self.kernel.arch)
         if self._icount:
             self.accel = accelerators.TCG_SINGLE
         self._folder = Path(tempfile.mkdtemp(prefix="vballoon-"))
@@ -189,7 +195,8 @@ class Guest:
 
     def command_line(self):
         """Return the command that starts QEMU."""
-        command = [tool("qemu-system-x86_64", "qemu-system-x86"),
+        arch = self.kernel.arch
+        command = [tool(arch.qemu, arch.qemu_package),
                    "-name", self.name, "-nodefaults", "-no-user-config", "-display", "none",
                    "-no-reboot", "-smp", str(self.smp), "-m", f"{self.mem_mib}M",
                    "-object", f"{self._mem_backend},id=ram0,size={self.mem_mib}M",
@@ -230,9 +237,8 @@ class Guest:
     def _agent_arguments(self):
         arguments = ["-chardev", "socket,id=agent,server=on,wait=off,"
                      f"path={self._folder / 'agent'}"]
-        if self.machine == "microvm":
-            # one serial port is all that this machine has
-            return arguments + ["-device", "virtio-serial-device", "-device",
+        if self._agent_port == "virtio":
+            return arguments + ["-device", self._virtio("virtio-serial"), "-device",
                                 "virtserialport,chardev=agent,name=vbal.agent"]
         return arguments + ["-serial", "chardev:agent"]
 
@@ -267,21 +273,18 @@ class Guest:
         return self._disk_arguments(disk, "swap")
 
     def _cmdline(self):
-        words = [BASE_CMDLINE]
-        if self.machine == "microvm":
-            words.append("vbal.agent=virtio")
-            if not self.accel.is_kvm:
-                words.append(GIVEN_CLOCK)
-        else:
-            words.append("vbal.agent=/dev/ttyS1")
+        arch = self.kernel.arch
+        words = [f"console={arch.console}", BASE_CMDLINE, arch.cmdline,
+                 f"vbal.agent={self._agent_port}"]
+        if self.machine == "microvm" and not self.accel.is_kvm:
+            words.append(GIVEN_CLOCK)
         return " ".join(words + [self._append])
 
     def image(self):
         """Return the path of its initramfs, built if need be."""
-        if self.machine == "microvm":
-            boot = ["virtio_mmio", "virtio_console"]
-        else:
-            boot = ["virtio_pci"]
+        boot = ["virtio_mmio" if self.machine == "microvm" else "virtio_pci"]
+        if self._agent_port == "virtio":
+            boot.append("virtio_console")
         if self._swap_mib:
             boot.append("virtio_blk")
         boot_files = self.kernel.module_files(boot + self._extra_modules)
@@ -290,7 +293,7 @@ class Guest:
             late_files.append(Path(self._module_path))
         elif self.module == "vballoon":
             late_files.append(build_module(self.kernel))
-        return build_image(boot_files, late_files, self._files)
+        return build_image(boot_files, late_files, self._files, self.kernel)
 
     # Commands in the guest
 
@@ -347,10 +350,15 @@ class Guest:
         return {name.rstrip(":"): int(value) for name, value, *_ in
                 map(str.split, self.check("cat /proc/meminfo").splitlines())}
 
+    def page_bytes(self):
+        """Return the size of the guest's pages."""
+        size = self.check("grep -m 1 ^KernelPageSize: /proc/self/smaps").split()
+        return int(size[1]) * 1024
+
     def free_kb(self):
         """Return the free memory: MemFree, and what lies free in the lists of the CPUs."""
         in_lists = re.findall(r"^\s+count: (\d+)$", self.check("cat /proc/zoneinfo"), re.MULTILINE)
-        return self.meminfo()["MemFree"] + sum(map(int, in_lists)) * FRAME_BYTES // 1024
+        return self.meminfo()["MemFree"] + sum(map(int, in_lists)) * self.page_bytes() // 1024
 
     def vmstat(self):
         """Return /proc/vmstat."""

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from .arch import AMD64
 from .cache import cache_dir, drop_old, file_hash, hash_of, locked
 from .errors import GuestError, Missing
 from .kernels import module_content, tool
@@ -15,24 +16,25 @@ ROOTFS = Path(__file__).with_name("rootfs")
 FOLDERS = ("bin", "dev", "modules", "proc", "sys", "tmp", "mnt")
 
 
-def busybox():
-    """Return the path of a busybox that needs no libraries."""
-    path = Path("/bin/busybox")
+def busybox(kernel=None):
+    """Return the path of a busybox without libraries; a foreign kernel has one beside it."""
+    arch = kernel.arch if kernel else AMD64
+    path = (Path("/") if arch is AMD64 else kernel.image.parents[1]) / "bin/busybox"
     if not path.exists():
-        raise Missing("/bin/busybox (Debian package busybox-static)")
+        raise Missing(f"{path} (Debian package busybox-static:{arch.debian})")
     if b"/ld-linux" in path.read_bytes()[:4096]:
-        raise Missing("a static busybox (package busybox-static; /bin/busybox is another one)")
+        raise Missing(f"a static busybox (package busybox-static; {path} is another one)")
     return path
 
 
-def build_image(boot_modules, modules, files):
-    """Return the path of an initramfs.
+def build_image(boot_modules, modules, files, kernel=None):
+    """Return the path of an initramfs, for a kernel where it matters which.
 
     boot_modules are loaded by its init, in order; modules lie in /modules ready to be
     loaded; files maps paths in the guest to paths here.
     """
     content = {f"modules/{_plain_name(path)}": path for path in [*boot_modules, *modules]}
-    content["bin/busybox"] = busybox()
+    content["bin/busybox"] = busybox(kernel)
     content["init"] = ROOTFS / "init"
     content["agent"] = ROOTFS / "agent"
     content.update({name.lstrip("/"): Path(path) for name, path in files.items()})
@@ -68,11 +70,9 @@ def _pack(image, content, boot_list):
             else:
                 shutil.copy(source, target)
         (root / "modules/boot.list").write_text(boot_list, "ascii")
-        applets = subprocess.run([content["bin/busybox"], "--list"], check=True,
-                                 capture_output=True, text=True).stdout.split()
-        for applet in applets:
-            if not (root / "bin" / applet).exists():
-                (root / "bin" / applet).symlink_to("busybox")
+        # enough for init, which lets busybox make the other links: it may be one that
+        # does not run here
+        (root / "bin/sh").symlink_to("busybox")
         names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
         partial = image.with_suffix(".partial")
         with open(partial, "wb") as stream:

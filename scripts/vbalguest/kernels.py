@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from .arch import AMD64, ARM64, Arch
 from .cache import cache_dir, drop_old, file_hash, hash_of, locked
 from .errors import GuestError, Missing
 
@@ -41,6 +42,7 @@ class Kernel:
     release: str
     root: Path | None = None
     kdir: Path | None = None
+    arch: Arch = AMD64
 
     @classmethod
     def stock(cls):
@@ -79,14 +81,14 @@ class Kernel:
             return cls.from_build(path)
         if path.parts[-4:-1] == ("arch", "x86", "boot"):
             return cls.from_build(path.parents[3])
-        release = image_release(path)
+        arch, release = read_image(path)
         # an unpacked linux-image package has boot/ and lib/modules side by side
         for root in (path.parents[1], Path("/")):
             modules = root / "lib/modules" / release
             if modules.is_dir():
                 kdir = modules / "build"
-                return cls(path, release, root, kdir if kdir.is_dir() else None)
-        return cls(path, release)
+                return cls(path, release, root, kdir if kdir.is_dir() else None, arch)
+        return cls(path, release, arch=arch)
 
     def module_files(self, names):
         """Return the files to load, in order, so that the named modules work.
@@ -128,17 +130,20 @@ def _built_modules(kdir, names):
     return files
 
 
-def image_release(path):
-    """Read the release string out of a bzImage's header."""
+def read_image(path):
+    """Return the architecture and the release of a bzImage or an arm64 Image."""
     try:
-        with open(path, "rb") as stream:
-            head = stream.read(0x8000)
+        image = Path(path).read_bytes()
     except OSError as error:
         raise GuestError(f"cannot read the kernel image {path}: {error.strerror}") from error
-    if head[0x202:0x206] != b"HdrS":
-        raise GuestError(f"{path} is not an x86 kernel image (bzImage)")
-    start = int.from_bytes(head[0x20e:0x210], "little") + 0x200
-    return head[start:].split(b"\0", 1)[0].split()[0].decode()
+    if image[0x202:0x206] == b"HdrS":
+        start = int.from_bytes(image[0x20e:0x210], "little") + 0x200
+        return AMD64, image[start:].split(b"\0", 1)[0].split()[0].decode()
+    if image[0x38:0x3c] == b"ARM\x64":
+        banner = re.search(rb"Linux version (\S+) \(", image)
+        if banner:
+            return ARM64, banner[1].decode()
+    raise GuestError(f"{path} is no kernel image for amd64 (bzImage) or arm64 (Image)")
 
 
 def module_content(path):
