@@ -131,13 +131,6 @@ static inline void vbal_balloon_page_swap(struct balloon_dev_info *bdi,
 #define vbal_reclaim_event(events, item) ((events)[item])
 #endif
 
-/* v7.0: the default order of reports is a value of its own, no longer 0 */
-#ifdef PAGE_REPORTING_ORDER_UNSPECIFIED
-#define VBAL_REPORTING_ORDER PAGE_REPORTING_ORDER_UNSPECIFIED
-#else
-#define VBAL_REPORTING_ORDER 0
-#endif
-
 /*
  * v6.7: shrinkers are allocated. struct vbal_shrinker hides which of both it
  * is; the callbacks find their device through vbal_shrinker_priv().

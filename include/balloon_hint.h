@@ -14,6 +14,13 @@ struct vbal_dev;
 /* Rounds begin with the largest blocks that the allocator has. */
 #define VBAL_HINT_ORDER MAX_PAGE_ORDER
 
+/*
+ * Blocks that the host can free without splitting a huge page of its own. The
+ * kernel's default is a page block, 32 MiB with pages of 16 KiB: it does not
+ * report before 32 of them are free in a zone, which small guests never have.
+ */
+#define VBAL_REPORTING_ORDER VBAL_BLOCK_ORDER
+
 /**
  * enum vbal_hint_phase - where hinting is
  * @VBAL_HINT_IDLE: no round, or STOP was sent
