@@ -162,7 +162,7 @@ class DomainGuest(Guest):
         folder = self._folder = self._libvirt._folder / self.name
         folder.mkdir()
         # the daemon has another /var, where the library keeps its images
-        image = shutil.copy(self._image(), folder)
+        image = shutil.copy(self.image(), folder)
         definition = folder / "domain.xml"
         definition.write_text(DOMAIN.format(
             name=self.name, mem_mib=self.mem_mib, smp=self.smp, kernel=self.kernel.image,
