@@ -174,6 +174,7 @@ def disk(tmp_path):
     return image
 
 
+@pytest.mark.stock
 def test_hibernation_with_a_full_balloon(lab, disk):
     """First in part, then to the disk, through a reboot, and back."""
     name_disk = "cat /sys/block/vda/dev >/sys/power/resume"
@@ -234,6 +235,7 @@ def kexec(tmp_path):
     return program
 
 
+@pytest.mark.stock
 def test_kexec_with_a_full_balloon(lab, kexec):
     """No firmware resets the device: the driver has to, before the other kernel starts."""
     with a_guest(lab, disks=[lambda guest: guest.kernel.image, Guest.image],
