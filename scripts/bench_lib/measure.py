@@ -9,7 +9,7 @@ from pathlib import Path
 from vbalguest import Guest
 
 from . import host
-from .rows import HUGETLB, RANGE
+from .rows import RANGE
 
 MIB = 1 << 20
 POLL_SECONDS = 0.002
@@ -45,7 +45,7 @@ class Bench:
         with host.transparent_huge_pages(row.host_thp):
             self.guest = Guest(
                 mem_mib=row.mem_mib, smp=row.smp, module="vballoon", balloon_opts=BALLOON_OPTS,
-                mem_backend=HUGETLB if row.hugetlb else "memory-backend-ram",
+                mem_backend=row.mem_backend(),
                 icount="shift=0,sleep=off" if row.icount else None,
                 append=f"init_on_alloc={row.init_on_alloc}", name=f"bench-{row.name}",
                 extra_qemu=["-D", str(trace_log)], boot_timeout=600)

@@ -4,6 +4,8 @@
 from dataclasses import dataclass
 
 HUGETLB = "memory-backend-memfd,hugetlb=on,hugetlbsize=2M,share=on"
+# A guest that never touches its memory may have more of it than the host.
+UNRESERVED = "memory-backend-ram,reserve=off"
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,12 @@ class Row:
     icount: bool = False
     rounds: int = 3
     by_default: bool = True
+
+    def mem_backend(self):
+        """Return QEMU's memory backend for this row."""
+        if self.hugetlb:
+            return HUGETLB
+        return "memory-backend-ram" if self.dirty else UNRESERVED
 
     def host_mib(self):
         """Return how much of the host's memory this row takes at most."""
