@@ -258,12 +258,12 @@ class Guest:
         return ",".join(filter(None, [self._virtio("virtio-balloon"), f"id={BALLOON_ID}",
                                       self._balloon_opts, thread]))
 
-    def add_disk(self, path, options=""):
+    def add_disk(self, path):
         """Give it a disk with a file's content, before start(); needs virtio_blk in it."""
-        self._extra_qemu += self._disk_arguments(path, path.name, options)
+        self._extra_qemu += self._disk_arguments(path, f"disk{len(self._extra_qemu)}")
 
-    def _disk_arguments(self, path, name, options=""):
-        return ["-drive", f"if=none,id={name},format=raw,cache=unsafe,file={path}{options}",
+    def _disk_arguments(self, path, name):
+        return ["-drive", f"if=none,id={name},format=raw,cache=unsafe,file={path}",
                 "-device", f"{self._virtio('virtio-blk')},drive={name}"]
 
     def _swap_arguments(self):
