@@ -34,7 +34,7 @@ def a_guest(lab, disks=(), **options):
 
     disks are files, or functions that return one's path when given the guest.
     """
-    new = lab.fresh(mem_mib=MEM_MIB, load=False, **options)
+    new = lab.fresh(**{"mem_mib": MEM_MIB, "load": False, **options})
     for disk in disks:
         new.add_disk(disk(new) if callable(disk) else disk)
     with new as guest:
@@ -174,11 +174,12 @@ def disk(tmp_path):
     return image
 
 
-@pytest.mark.stock
 def test_hibernation_with_a_full_balloon(lab, disk):
     """First in part, then to the disk, through a reboot, and back."""
     name_disk = "cat /sys/block/vda/dev >/sys/power/resume"
-    with a_guest(lab, disks=[disk], extra_modules=["virtio_blk"]) as balloon:
+    # the image is made beside what it is an image of, and before the balloon is given back
+    with a_guest(lab, mem_mib=2 * MEM_MIB, disks=[disk],
+                 extra_modules=["virtio_blk"]) as balloon:
         guest = balloon.guest
         # no image is there yet: this only says where it will be
         guest.check(f"mkswap /dev/vda >/dev/null && swapon /dev/vda && {name_disk}")
