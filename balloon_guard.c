@@ -24,7 +24,6 @@
 #include <linux/ctype.h>
 #include <linux/jiffies.h>
 #include <linux/kernel.h>
-#include <linux/ktime.h>
 #include <linux/log2.h>
 #include <linux/math64.h>
 #include <linux/mm.h>
@@ -441,7 +440,7 @@ void vbal_guard_sample(struct vbal_signals *s, unsigned long held_pages,
 		       bool held_in_total)
 {
 	*s = (struct vbal_signals){
-		.now_ms = ktime_to_ms(ktime_get()),
+		.now_ms = vbal_now_ms(),
 		.total_pages = totalram_pages(),
 		.held_pages = held_pages,
 		.avail_pages = max(si_mem_available(), 0L),

@@ -473,10 +473,10 @@ static int vbal_report_pages(struct page_reporting_dev_info *prdev,
 		WRITE_ONCE(r->nr_failed, r->nr_failed + 1);
 		/* The size worker sees to a broken device. */
 		vbal_resize(vb);
-		return ret;
+	} else {
+		WRITE_ONCE(r->nr_pages, r->nr_pages + nr_pages);
 	}
-	WRITE_ONCE(r->nr_pages, r->nr_pages + nr_pages);
-	return 0;
+	return ret;
 }
 
 /**

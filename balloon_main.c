@@ -423,7 +423,7 @@ static int vbal_step(struct vbal_dev *vb, struct vbal_verdict *v)
 	unsigned long have = vbal_pages_held(&vb->pages) + vb->busy_pages;
 
 	if (target > have) {
-		if (vb->retry_at_ms > vbal_now_ms())
+		if (vbal_retry_in_ms(vb))
 			return -EINPROGRESS;
 		return vbal_inflate(vb, target - have, v);
 	}
@@ -501,8 +501,6 @@ static void vbal_rest(struct vbal_dev *vb)
 static void vbal_settle(struct vbal_dev *vb, int ret,
 			const struct vbal_verdict *v)
 {
-	u64 now_ms = vbal_now_ms();
-
 	if (ret <= 0)
 		vbal_resize_ends(vb);
 	switch (ret) {
@@ -519,10 +517,8 @@ static void vbal_settle(struct vbal_dev *vb, int ret,
 		vbal_pause(vb, v->state, v->why, v->retry_ms);
 		break;
 	case -EINPROGRESS:
-		vbal_work_again(vb, vb->retry_at_ms > now_ms ?
-					    min_t(u64, VBAL_WATCH_MS,
-						  vb->retry_at_ms - now_ms) :
-					    0);
+		vbal_work_again(vb, min_t(u64, VBAL_WATCH_MS,
+					  vbal_retry_in_ms(vb)));
 		break;
 	case -ERANGE:
 		dev_warn_once(&vb->vdev->dev,
@@ -534,7 +530,7 @@ static void vbal_settle(struct vbal_dev *vb, int ret,
 			"no pages for the balloon now, trying again later\n");
 		vbal_pause(vb, VBAL_STATE_BACKING_OFF,
 			   "the allocator had no free page",
-			   vbal_guard_alloc_failed(&vb->guard, now_ms));
+			   vbal_guard_alloc_failed(&vb->guard, vbal_now_ms()));
 		break;
 	case -EBUSY:
 		/* Compaction has the pages out; it brings them back. */
@@ -559,10 +555,12 @@ static void vbal_oom_finish(struct vbal_dev *vb)
 	mutex_unlock(&wire->oom_lock);
 }
 
+/* One that was pulled out reads as all ones: it seems to need a reset, too. */
 static bool vbal_is_broken(struct vbal_dev *vb)
 {
-	return !vbal_wire_usable(vb, VBAL_VQ_INFLATE) || vbal_wire_gone(vb) ||
-	       vbal_wire_status(vb) & VIRTIO_CONFIG_S_NEEDS_RESET;
+	return !vbal_wire_usable(vb, VBAL_VQ_INFLATE) ||
+	       vb->vdev->config->get_status(vb->vdev) &
+		       VIRTIO_CONFIG_S_NEEDS_RESET;
 }
 
 static void vbal_size_work_fn(struct work_struct *work)

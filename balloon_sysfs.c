@@ -118,13 +118,6 @@ static struct vbal_wire_sums vbal_wire_sum(struct vbal_dev *vb)
 	return sums;
 }
 
-static u64 vbal_retry_in_ms(struct vbal_dev *vb)
-{
-	u64 now_ms = vbal_now_ms(), retry_at_ms = READ_ONCE(vb->retry_at_ms);
-
-	return retry_at_ms > now_ms ? retry_at_ms - now_ms : 0;
-}
-
 static u64 vbal_hint_held_pages(struct vbal_dev *vb)
 {
 	return READ_ONCE(vb->hint.busy_pages) + READ_ONCE(vb->hint.ready_pages);

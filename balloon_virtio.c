@@ -290,19 +290,6 @@ void vbal_wire_disconnect(struct vbal_dev *vb)
 #define VBAL_STATUS_GONE 0xff
 
 /**
- * vbal_wire_status() - the device's status
- * @vb: the device
- *
- * Return: VIRTIO_CONFIG_S_*, none of them for a device that was pulled out.
- */
-u8 vbal_wire_status(struct vbal_dev *vb)
-{
-	u8 status = vb->vdev->config->get_status(vb->vdev);
-
-	return status == VBAL_STATUS_GONE ? 0 : status;
-}
-
-/**
  * vbal_wire_gone() - was the device pulled out
  * @vb: the device
  *

@@ -47,7 +47,6 @@
 #ifndef _VBALLOON_H
 #define _VBALLOON_H
 
-#include <linux/ktime.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
 #include <linux/notifier.h>
@@ -166,11 +165,6 @@ struct vbal_dev {
 void vbal_resize(struct vbal_dev *vb);
 void vbal_device_broke(struct vbal_dev *vb);
 
-static inline u64 vbal_now_ms(void)
-{
-	return ktime_to_ms(ktime_get());
-}
-
 /**
  * vbal_has() - was a feature negotiated
  * @vb: the device
@@ -179,6 +173,19 @@ static inline u64 vbal_now_ms(void)
 static inline bool vbal_has(const struct vbal_dev *vb, unsigned int bit)
 {
 	return virtio_has_feature(vb->vdev, bit);
+}
+
+/**
+ * vbal_retry_in_ms() - how long an unchanged target is not tried again
+ * @vb: the device
+ *
+ * Return: what is left of the size worker's pause; 0 without one.
+ */
+static inline u64 vbal_retry_in_ms(const struct vbal_dev *vb)
+{
+	u64 now_ms = vbal_now_ms(), retry_at_ms = READ_ONCE(vb->retry_at_ms);
+
+	return retry_at_ms > now_ms ? retry_at_ms - now_ms : 0;
 }
 
 /**

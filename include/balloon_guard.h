@@ -3,9 +3,16 @@
 #define _VBALLOON_GUARD_H
 
 #include <linux/atomic.h>
+#include <linux/ktime.h>
 #include <linux/types.h>
 
 #include "balloon_compat.h"
+
+/* The clock of all times in ms, the guard's and the driver's. */
+static inline u64 vbal_now_ms(void)
+{
+	return ktime_to_ms(ktime_get());
+}
 
 /**
  * enum vbal_policy - who wins when the host wants more than the guest can spare

@@ -163,7 +163,6 @@ int vbal_wire_connect(struct vbal_dev *vb);
 void vbal_wire_disconnect(struct vbal_dev *vb);
 void vbal_wire_kill(struct vbal_dev *vb);
 void vbal_wire_reset(struct vbal_dev *vb);
-u8 vbal_wire_status(struct vbal_dev *vb);
 bool vbal_wire_gone(struct vbal_dev *vb);
 bool vbal_wire_usable(struct vbal_dev *vb, enum vbal_vq_id id);
 
