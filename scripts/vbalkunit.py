@@ -162,12 +162,11 @@ def run(kernel_build, module, timeout_seconds=1500, after=None):
 # every kind.
 FAULTS = """
 for kind in failslab fail_page_alloc; do
-    cd /sys/kernel/debug/$kind 2>/dev/null || continue
+    cd /sys/kernel/debug/$kind 2>/dev/null || exit 0
     echo 0 >verbose; echo Y >task-filter; echo 100 >probability; echo -1 >times
     echo N >ignore-gfp-wait
 done
-echo N >/sys/kernel/debug/fail_page_alloc/ignore-gfp-highmem
-echo 0 >/sys/kernel/debug/fail_page_alloc/min-order
+echo N >ignore-gfp-highmem; echo 0 >min-order
 """
 # Twice: what was on its way to be freed at the first scan is not a leak.
 LEAKS = """

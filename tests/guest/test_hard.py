@@ -191,7 +191,7 @@ def test_hibernation_with_a_full_balloon(lab, disk):
 
         guest.qmp("set-action", reboot="reset")
         guest.check("echo reboot >/sys/power/disk; echo mine >/tmp/whose")
-        asleep = guest.begin("echo disk >/sys/power/state; cat /tmp/whose", 240)
+        asleep = guest.begin("echo disk >/sys/power/state && cat /tmp/whose", 240)
         guest.wait_boot()
         assert guest.run("[ -e /tmp/whose ]")[0], "another kernel has no such file"
         # the kernel that runs now is replaced by the one that went to sleep, which answers

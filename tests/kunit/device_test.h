@@ -3,7 +3,7 @@
  * What the suites on the fake host have in common. Before a test the driver is
  * registered; after it the device is unplugged, and then nothing may be
  * ballooned any more, MemTotal is what it was, the host has seen no breach of
- * the protocol, and no wait was ended by the driver's own look at the queue.
+ * the protocol, and all but a few answers woke whoever waited for them.
  */
 #ifndef _VBALLOON_DEVICE_TEST_H
 #define _VBALLOON_DEVICE_TEST_H

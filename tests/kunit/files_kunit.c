@@ -118,14 +118,15 @@ static void sysfs_floor_counts_at_once(struct kunit *test)
 	struct fake_host *h = test_host(test, RANGE);
 	struct device_attribute *floor = file_named("floor_bytes");
 	struct device_attribute *state = file_named("state");
+	struct vbal_dev *vb = test_plug_bound(test);
 
-	test_plug_bound(test);
 	test_resize_to(test, FRAMES_64M);
 	KUNIT_EXPECT_EQ(test, floor->store(&h->vdev.dev, floor, "100%", 4),
 			(ssize_t)4);
 	fake_host_set_target(h, 2 * FRAMES_64M);
-	KUNIT_EXPECT_TRUE(test, fake_wait(!strcmp(read_file(test, state),
-						  "held-by-floor\n")));
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->state) ==
+					  VBAL_STATE_HELD_BY_FLOOR));
+	KUNIT_EXPECT_STREQ(test, read_file(test, state), "held-by-floor\n");
 	KUNIT_EXPECT_EQ(test, fake_host_actual(h), (u32)FRAMES_64M);
 	KUNIT_EXPECT_EQ(test, floor->store(&h->vdev.dev, floor, "0", 1),
 			(ssize_t)1);
@@ -237,33 +238,30 @@ static void params_take_sense_and_refuse_nonsense(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, before[0] ? kp->ops->set(before, kp) : 0, 0);
 }
 
-/* transfer=range on a device without reports falls back; pfn is always obeyed. */
-static void param_transfer_chooses_the_mode(struct kunit *test)
+/* With this parameter, on this host, nothing travels as a range. */
+static void expect_pfns_only(struct kunit *test, const char *transfer,
+			     u64 features)
 {
 	const struct kernel_param *kp = param_named("transfer");
 	struct vbal_dev *vb;
 
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, kp);
-	KUNIT_EXPECT_EQ(test, kp->ops->set("pfn", kp), 0);
-	test_host(test, RANGE);
+	KUNIT_EXPECT_EQ(test, kp->ops->set(transfer, kp), 0);
+	test_host(test, features);
 	vb = test_plug_bound(test);
 	KUNIT_EXPECT_EQ(test, kp->ops->set("auto", kp), 0);
 	test_resize_to(test, FRAMES_64M);
 	KUNIT_EXPECT_EQ(test, test_range_pages(vb), 0UL);
 }
 
+static void param_transfer_chooses_the_mode(struct kunit *test)
+{
+	expect_pfns_only(test, "pfn", RANGE);
+}
+
 static void param_transfer_range_needs_reports(struct kunit *test)
 {
-	const struct kernel_param *kp = param_named("transfer");
-	struct vbal_dev *vb;
-
-	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, kp);
-	KUNIT_EXPECT_EQ(test, kp->ops->set("range", kp), 0);
-	test_host(test, PFN);
-	vb = test_plug_bound(test);
-	KUNIT_EXPECT_EQ(test, kp->ops->set("auto", kp), 0);
-	test_resize_to(test, FRAMES_64M);
-	KUNIT_EXPECT_EQ(test, test_range_pages(vb), 0UL);
+	expect_pfns_only(test, "range", PFN);
 }
 
 /* Reclaim ----------------------------------------------------------------- */
