@@ -13,10 +13,11 @@ import subprocess
 import time
 from pathlib import Path
 
+from vbalguest.arch import AMD64
 from vbalguest.cache import cache_dir, locked
 from vbalguest.errors import GuestError, Missing
 
-NATIVE = "amd64"
+NATIVE = AMD64.debian
 UPDATE_SECONDS = 24 * 3600
 # Mounts made for a command end with it: the namespace is its own.
 ENTER = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'
