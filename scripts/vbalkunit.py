@@ -139,7 +139,7 @@ def judge(console, chosen):
 def run(kernel_build, module, timeout_seconds=1500, after=None):
     """Boot, load the module (which runs the tests), look for leaks; return the console."""
     guest = Guest(mem_mib=768, kernel=kernel_build, balloon_opts=None, module=None,
-                  module_path=module, append="kunit.enable=1 kmemleak=on",
+                  module_path=module, append="kunit.enable=1 kmemleak=on init_on_alloc=0",
                   patience=3, name="kunit")
     text = ""
     try:
@@ -150,7 +150,7 @@ def run(kernel_build, module, timeout_seconds=1500, after=None):
                 if after:
                     after(guest)
                 guest.check("rmmod vballoon_kunit", timeout=120)
-                guest.check(LEAKS, timeout=300)
+                guest.scan_for_leaks()
             finally:
                 text = guest.console()
     except GuestError as error:
@@ -167,11 +167,4 @@ for kind in failslab fail_page_alloc; do
     echo N >ignore-gfp-wait
 done
 echo N >ignore-gfp-highmem; echo 0 >min-order
-"""
-# Twice: what was on its way to be freed at the first scan is not a leak.
-LEAKS = """
-leaks=/sys/kernel/debug/kmemleak
-[ -e $leaks ] || exit 0
-echo scan > $leaks; sleep 2; echo scan > $leaks
-cat $leaks > /dev/kmsg
 """

@@ -45,6 +45,11 @@ def pytest_unconfigure(config):
     print(f"{passed} passed, {failed} failed")
 
 
+def debug_mib(mem_mib):
+    """What a debug kernel takes for itself: KASAN an eighth of all, and the rest."""
+    return mem_mib // 7 + 64
+
+
 class Balloon:
     """The driver in a guest, loaded by `Lab.loaded`, seen from both sides."""
 
@@ -102,7 +107,10 @@ class Lab:
 
     def fresh(self, **options):
         """Return a guest of one test's own, not started."""
-        return Guest(**{**self.defaults, **options})
+        options = {**self.defaults, **options}
+        if options["kernel"]:
+            options["mem_mib"] += debug_mib(options["mem_mib"])
+        return Guest(**options)
 
     def drop(self, guest):
         """Close a guest whose state is not to be trusted any more."""

@@ -7,8 +7,6 @@ import time
 import pytest
 from conftest import MIB
 
-# KASAN and kmemleak need minutes to boot guests of this size.
-pytestmark = pytest.mark.stock
 GIB = 1 << 30
 MOVE = 8 * GIB
 MOVE_GUEST_MIB = 12 * 1024
@@ -65,6 +63,8 @@ def test_statistics_stay_prompt_while_much_moves(lab, transfer):
         guest.poll_stats(0)
 
 
+# With KASAN, guests that touch this much memory and free it want minutes for it.
+@pytest.mark.stock
 def test_reporting_goes_on_during_large_resizes(lab):
     """Reports and ranges share a queue: neither starves the other."""
     guest = lab.guest(mem_mib=4096)
@@ -90,6 +90,7 @@ def test_reporting_goes_on_during_large_resizes(lab):
         assert balloon.attr("report_failures") == "0"
 
 
+@pytest.mark.stock
 @pytest.mark.parametrize("transfer", ("pfn", "range"))
 def test_a_gigabyte_takes_few_requests(lab, transfer, tmp_path):
     """Notifications by the driver's count, discards by QEMU's trace: neither is a time."""

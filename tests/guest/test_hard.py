@@ -258,7 +258,7 @@ def test_kexec_with_a_full_balloon(lab, kexec):
         works(balloon)
 
 
-# Allocations that fail
+# Allocations that fail, and those that are forgotten
 
 FAULTS = """
 cd /sys/kernel/debug/fail_page_alloc
@@ -269,7 +269,7 @@ echo -1 >times; echo 10 >probability
 
 @pytest.fixture(scope="module")
 def debug_kernel(request):
-    """The kernel that can make allocations fail."""
+    """The kernel that can make allocations fail, and knows of those that nobody frees."""
     if request.config.getoption("--kernel"):
         return request.config.getoption("--kernel")
     result = subprocess.run([REPO / "scripts/testkernel", "debug"], capture_output=True,
@@ -298,4 +298,20 @@ def test_every_tenth_allocation_fails(lab, debug_kernel, transfer):
         balloon.resize(0)
         guest.rmmod()
         assert guest.meminfo()["MemTotal"] == total_kb
+        guest.check_clean()
+
+
+def test_ten_lives_leave_no_allocation_behind(lab, debug_kernel):
+    with lab.fresh(mem_mib=MEM_MIB, kernel=debug_kernel, patience=4, load=False,
+                   append="kmemleak=on") as guest:
+        total_kb = memory(guest)["total"]
+        guest.poll_stats(1)
+        for turn in range(10):
+            guest.inflate(OTHER_SIZE)
+            guest.insmod(f"deflate_on_oom=0 transfer={('pfn', 'range')[turn % 2]}")
+            if turn % 3:  # or unloaded while it inflates
+                guest.wait_inflated(OTHER_SIZE)
+            guest.rmmod()
+            assert guest.meminfo()["MemTotal"] == total_kb
+        guest.scan_for_leaks()
         guest.check_clean()

@@ -112,7 +112,7 @@ def test_inflating_and_hinting_at_once(guest):
 
 def moved_bytes(lab, params):
     """Migrate a guest that has freed 200 MiB of noise; return what had to be copied."""
-    options = {"mem_mib": 512, "balloon_opts": OPTIONS, "module_params": params}
+    options = {"mem_mib": 512, "odd_ram": True, "balloon_opts": OPTIONS, "module_params": params}
     with lab.fresh(**options, name="source") as source, \
             lab.fresh(**options, name="target", incoming=True) as target:
         fill(source, 32, "/dev/urandom")

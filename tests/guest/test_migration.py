@@ -8,7 +8,7 @@ FREED_MIB = 400
 
 
 def test_migration_with_free_page_hints(lab):
-    options = {"mem_mib": 1024, "balloon_opts": ALL_FEATURES}
+    options = {"mem_mib": 1024, "odd_ram": True, "balloon_opts": ALL_FEATURES}
     with lab.fresh(**options, name="source", load=False) as source, \
             lab.fresh(**options, name="target", incoming=True) as target:
         migrate(source, target)
