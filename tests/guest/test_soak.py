@@ -89,7 +89,7 @@ class Soak:
 def test_soak(lab, seed):
     with lab.fresh(mem_mib=MEM_MIB, load=False) as guest:
         total_kb = memory(guest)["total"]
-        free_kb = guest.free_kb()
+        enough_kb = guest.free_kb() - 12 * 1024 - guest.quarantine_kb
         guest.insmod("deflate_on_oom=0")
         balloon = Balloon(guest, total_kb)
         soak = Soak(guest, balloon, seed)
@@ -110,8 +110,8 @@ def test_soak(lab, seed):
             guest.rmmod()
             guest.check("echo 3 >/proc/sys/vm/drop_caches")
             assert guest.meminfo()["MemTotal"] == total_kb
-            guest.wait_for(lambda: guest.free_kb() > free_kb - 12 * 1024, 60,
-                           lambda: f"free memory to come back: {guest.free_kb()} of {free_kb}")
+            guest.wait_for(lambda: guest.free_kb() > enough_kb, 60,
+                           lambda: f"free memory to come back: {guest.free_kb()} of {enough_kb}")
             guest.check_clean()
         except BaseException:
             print(f"seed {seed}:", *soak.log, sep="\n  ")
