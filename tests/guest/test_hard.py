@@ -236,7 +236,6 @@ def kexec(tmp_path):
     return program
 
 
-@pytest.mark.stock
 def test_kexec_with_a_full_balloon(lab, kexec):
     """No firmware resets the device: the driver has to, before the other kernel starts."""
     with a_guest(lab, disks=[lambda guest: guest.kernel.image, Guest.image],
@@ -245,7 +244,8 @@ def test_kexec_with_a_full_balloon(lab, kexec):
         guest.check("cat /dev/vda >/tmp/kernel && cat /dev/vdb >/tmp/initrd")
         guest.poll_stats(1)
         balloon.resize(SIZE)
-        guest.begin("kexec /tmp/kernel /tmp/initrd")
+        guest.check("kexec /tmp/kernel /tmp/initrd", 300)
+        guest.begin("kexec")
         guest.wait_boot()
         guest.check("[ ! -e /tmp/kernel ]")  # the other kernel has its own /tmp
         assert guest.meminfo()["MemTotal"] == balloon.base_total_kb
