@@ -41,7 +41,6 @@ def test_feature_can_be_declined(lab, guest, name):
         balloon.resize(0)
 
 
-@pytest.mark.stock
 def test_page_poison_needs_a_guest_that_clears_freed_pages(lab, guest):
     with lab.loaded(guest) as balloon:
         assert BITS["page_poison"] not in balloon.features()

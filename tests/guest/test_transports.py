@@ -18,9 +18,7 @@ TRANSPORTS = {
 }
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.stock if name.startswith("mmio") else ())
-    for name in TRANSPORTS])
+@pytest.mark.parametrize("name", TRANSPORTS)
 def test_transport(lab, name):
     guest = lab.guest(**TRANSPORTS[name])
     for transfer in ("pfn", "range"):
