@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,15 +14,17 @@ from vbalguest import Guest, GuestError
 REPO = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.get("VBALLOON_CACHE", "/var/cache/vballoon"))
 TESTS = REPO / "tests/kunit"
+LIMIT_SECONDS = 1500
 # Suites with a file of their own; the others are in device_kunit.c.
 FILE_SUITES = ("guard", "pages", "files", "faults")
-# This one takes half of the time, and in most of it a host is silent: a guest of its own for it.
-SLOW_SUITE = "hostile"
+# Suites in guests of their own, with options for the kernel: hostile takes half of the time, most
+# of it with hosts that are silent; poison is about freed pages that the kernel poisons.
+OWN_GUEST = {"hostile": "", "poison": "page_poison=1"}
 # What a kernel prints when something is wrong, besides a failed test.
 TROUBLE = re.compile(r"WARNING: |BUG: |KASAN|UBSAN: |Oops|general protection fault|"
                      r"Kernel panic|circular locking|lock held|inconsistent lock state|"
                      r"scheduling while atomic|soft lockup|hung_task|blocked for more than|"
-                     r"list_(add|del) corruption|refcount_t: |unreferenced object")
+                     r"pagealloc: |list_(add|del) corruption|refcount_t: |unreferenced object")
 # A result; those of a case with parameters are indented by four more.
 RESULT = re.compile(r"^(?P<indent> *)(?P<verdict>ok|not ok) \d+ -? ?(?P<name>.*)$")
 SUBTEST = re.compile(r"^(?P<indent> *)# Subtest: (?P<name>.*)$")
@@ -71,9 +74,14 @@ def select(pattern):
 
 def parts(chosen):
     """Split suites among guests that run at the same time."""
-    halves = ({name: count for name, count in chosen.items() if (name == SLOW_SUITE) == slow}
-              for slow in (False, True))
-    return [half for half in halves if half]
+    together = {name: count for name, count in chosen.items() if name not in OWN_GUEST}
+    alone = [{name: chosen[name]} for name in OWN_GUEST if name in chosen]
+    return [part for part in (together, *alone) if part]
+
+
+def owner(part):
+    """Return the name of the suite that has this guest for itself, or nothing."""
+    return next((name for name in part if name in OWN_GUEST), "")
 
 
 def test_kernel(flavour):
@@ -85,10 +93,9 @@ def test_kernel(flavour):
     return Path(result.stdout.strip())
 
 
-def build(kernel_build, chosen, make_options=()):
+def build(kernel_build, part, make_options=()):
     """Build the module in a private copy of the sources; return its path."""
-    alone = f"{SLOW_SUITE}-" if set(chosen) == {SLOW_SUITE} else ""
-    tree = CACHE / f"kunit-{alone}{kernel_build.name}"
+    tree = CACHE / "-".join(filter(None, ("kunit", owner(part), kernel_build.name)))
     for source in [REPO / "Kbuild", REPO / "VERSION", *REPO.glob("balloon_*.c"),
                    *REPO.glob("include/*.h"), *TESTS.glob("*.[ch]")]:
         target = tree / source.relative_to(REPO)
@@ -98,13 +105,12 @@ def build(kernel_build, chosen, make_options=()):
     for gone in tree.rglob("*.[ch]"):
         if not gone.name.endswith(".mod.c") and not (REPO / gone.relative_to(tree)).exists():
             gone.unlink()
-    names = "" if set(chosen) == set(suites()) else " ".join(chosen)
     # Another selection is another module.
     (tree / "vballoon_kunit.ko").unlink(missing_ok=True)
     environment = {name: value for name, value in os.environ.items()
                    if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "K", "FILTER", "VERSION")}
     result = subprocess.run(
-        ["make", "-C", kernel_build, f"M={tree}", "VBAL_KUNIT=1", f"VBAL_SUITES={names}",
+        ["make", "-C", kernel_build, f"M={tree}", "VBAL_KUNIT=1", f"VBAL_SUITES={' '.join(part)}",
          *make_options, "modules"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, check=False)
     if result.returncode:
@@ -151,26 +157,38 @@ def judge(console, chosen):
     return outcome
 
 
-def run(kernel_build, module, timeout_seconds=1500, after=None):
-    """Boot, load the module (which runs the tests), look for leaks; return the console."""
+def run(kernel_build, part, make_options=(), after=None):
+    """Run suites that share a guest; return what came of it, and the console.
+
+    after(guest, module) is called when the tests are over and the module is still there.
+    """
+    module = build(kernel_build, part, make_options)
+    append = f"kunit.enable=1 kmemleak=on init_on_alloc=0 {OWN_GUEST.get(owner(part), '')}"
     guest = Guest(mem_mib=768, kernel=kernel_build, balloon_opts=None, module=None,
-                  module_path=module, append="kunit.enable=1 kmemleak=on init_on_alloc=0",
-                  patience=3, name="kunit")
+                  module_path=module, append=append.strip(), patience=3, name="kunit")
     text = ""
     try:
         with guest:
             try:
                 guest.check(FAULTS)
-                guest.check("insmod /modules/vballoon_kunit.ko", timeout=timeout_seconds)
+                guest.check("insmod /modules/vballoon_kunit.ko", timeout=LIMIT_SECONDS)
                 if after:
-                    after(guest)
+                    after(guest, module)
                 guest.check("rmmod vballoon_kunit", timeout=120)
                 guest.scan_for_leaks()
             finally:
                 text = guest.console()
     except GuestError as error:
         text += f"\nWARNING: the run ended early: {error}\n"
-    return text
+    return judge(text, part), text
+
+
+def run_all(chosen, make_options=(), after=None):
+    """Run suites, as `run` does, in as many guests as they need at a time."""
+    kernel_build = test_kernel("debug")
+    each = parts(chosen)
+    with ThreadPoolExecutor(len(each)) as pool:
+        return list(pool.map(lambda part: run(kernel_build, part, make_options, after), each))
 
 
 # For the suite of that name: fail silently, in the tasks that ask for it only, allocations of

@@ -827,6 +827,91 @@ static struct kunit_case report_test_cases[] = {
 	{}
 };
 
+/* Freed pages that are poisoned ------------------------------------------- */
+
+/* The suite runs in a guest of its own, booted with page_poison=1. */
+static struct fake_host *poison_host(struct kunit *test, u64 features)
+{
+	KUNIT_ASSERT_TRUE(test, page_poisoning_enabled_static());
+	return test_host(test, features);
+}
+
+/* The kernel looks at each page's poison when it is allocated. */
+static void poison_expect_intact(struct kunit *test)
+{
+	struct page *page, *next;
+	LIST_HEAD(pages);
+
+	while (si_mem_available() > totalram_pages() / 4) {
+		page = alloc_pages(GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN,
+				   VBAL_BLOCK_ORDER);
+		if (!page)
+			break;
+		list_add(&page->lru, &pages);
+	}
+	KUNIT_EXPECT_FALSE(test, list_empty(&pages));
+	list_for_each_entry_safe(page, next, &pages, lru)
+		__free_pages(page, VBAL_BLOCK_ORDER);
+}
+
+static void poison_value_is_told(struct kunit *test)
+{
+	struct fake_host *h = poison_host(test, QEMU | F(PAGE_POISON));
+
+	test_plug_bound(test);
+	KUNIT_EXPECT_EQ(test, le32_to_cpu(h->config.poison_val), 0xaaaaaaaaU);
+	KUNIT_ASSERT_EQ(test, virtio_device_freeze(&h->vdev), 0);
+	KUNIT_EXPECT_EQ(test, le32_to_cpu(h->config.poison_val), 0U);
+	KUNIT_ASSERT_EQ(test, virtio_device_restore(&h->vdev), 0);
+	KUNIT_EXPECT_EQ(test, le32_to_cpu(h->config.poison_val), 0xaaaaaaaaU);
+}
+
+/* Such a host would not take a held block that is reported. */
+static void poison_sends_blocks_by_pfn(struct kunit *test)
+{
+	struct fake_host *h = poison_host(test, QEMU | F(PAGE_POISON));
+	struct vbal_dev *vb = test_plug_bound(test);
+
+	KUNIT_EXPECT_TRUE(test, h->vdev.features & F(REPORTING));
+	test_resize_to(test, FRAMES_64M + 3);
+	KUNIT_EXPECT_EQ(test, h->nr_frames, FRAMES_64M + 3UL);
+	KUNIT_EXPECT_EQ(test, test_range_pages(vb), 0UL);
+	test_resize_to(test, 0);
+	poison_expect_intact(test);
+}
+
+static void poison_reports_to_a_host_that_keeps(struct kunit *test)
+{
+	struct vbal_dev *vb;
+
+	poison_host(test, QEMU | F(PAGE_POISON));
+	vb = test_plug_bound(test);
+	KUNIT_ASSERT_TRUE(test, vb->report.registered);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->report.nr_pages)));
+	poison_expect_intact(test);
+}
+
+static void poison_reports_to_no_other_host(struct kunit *test)
+{
+	struct fake_host *h = poison_host(test, QEMU);
+	struct vbal_dev *vb = test_plug_bound(test);
+
+	KUNIT_EXPECT_FALSE(test, h->vdev.features & F(REPORTING));
+	KUNIT_EXPECT_FALSE(test, vb->report.registered);
+	test_resize_to(test, FRAMES_64M + 3);
+	test_resize_to(test, 0);
+	poison_expect_intact(test);
+	KUNIT_EXPECT_EQ(test, h->nr_range_bytes, 0ULL);
+}
+
+static struct kunit_case poison_test_cases[] = {
+	KUNIT_CASE(poison_value_is_told),
+	KUNIT_CASE(poison_sends_blocks_by_pfn),
+	KUNIT_CASE(poison_reports_to_a_host_that_keeps),
+	KUNIT_CASE(poison_reports_to_no_other_host),
+	{}
+};
+
 /* Hostile hosts ----------------------------------------------------------- */
 
 static void hostile_config_interrupt_storm(struct kunit *test)
@@ -1087,6 +1172,9 @@ DEVICE_SUITE(hint);
 #endif
 #if !defined(VBAL_ONLY) || defined(VBAL_ONLY_report)
 DEVICE_SUITE(report);
+#endif
+#if !defined(VBAL_ONLY) || defined(VBAL_ONLY_poison)
+DEVICE_SUITE(poison);
 #endif
 #if !defined(VBAL_ONLY) || defined(VBAL_ONLY_hostile)
 DEVICE_SUITE(hostile);

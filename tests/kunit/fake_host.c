@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The host's side: walks the rings, keeps the books, and notes whatever a
- * correct driver would not do. Pages that the driver gives are written to, as
- * a host's discard would change them: KASAN tells if one was not the driver's.
+ * correct driver would not do. Pages that the driver gives or reports are
+ * written to, as a host's discard would change them: KASAN tells if one that
+ * was given is not the driver's, page_poison=1 if a reported one was to be kept.
  */
 #include "fake_host.h"
 
@@ -95,6 +96,12 @@ static void fake_set(struct virtio_device *vdev, unsigned int offset,
 	if (WARN_ON_ONCE(offset + len > sizeof(h->config)))
 		return;
 	memcpy((u8 *)&h->config + offset, buf, len);
+	if (offset == offsetof(struct virtio_balloon_config, poison_val)) {
+		if (!virtio_has_feature(vdev, VIRTIO_BALLOON_F_PAGE_POISON))
+			fake_error(h, "poison_val written, but not negotiated");
+		if (h->status & VIRTIO_CONFIG_S_DRIVER_OK)
+			fake_error(h, "poison_val written after DRIVER_OK");
+	}
 	if (offset == offsetof(struct virtio_balloon_config, actual)) {
 		h->nr_actual_writes++;
 		if (len != sizeof(h->config.actual))
@@ -240,6 +247,14 @@ static void fake_discard_page(struct page *page)
 	WRITE_ONCE(*content, FAKE_DISCARDED);
 }
 
+/* The same to one that is free, which KASAN allows nobody. */
+static void __no_sanitize_address fake_discard_free_page(struct page *page)
+{
+	u64 *content = page_address(page);
+
+	WRITE_ONCE(*content, FAKE_DISCARDED);
+}
+
 static void fake_give(struct fake_host *h, u32 frame)
 {
 	struct page *page = pfn_to_page(frame);
@@ -286,17 +301,35 @@ static void fake_pfns(struct fake_host *h, enum fake_queue kind, void *buf,
 	}
 }
 
-/* Held blocks are the driver's own; pages of free page reporting nobody's. */
-static void fake_range(struct fake_host *h, void *buf, unsigned int len)
+static void fake_check_range(struct fake_host *h, void *buf, unsigned int len)
 {
-	struct page *page = virt_to_page(buf);
-	unsigned int i;
-
 	if (!len || len % PAGE_SIZE || offset_in_page(buf))
 		fake_error(h, "a range that is not whole pages");
 	h->nr_range_bytes += len;
-	for (i = 0; i < len / PAGE_SIZE && page_count(page); i++)
-		fake_discard_page(page + i);
+}
+
+/*
+ * Held blocks are the driver's own; pages of free page reporting nobody's. A
+ * host that knows what freed pages hold keeps them as they are, as QEMU does.
+ */
+static void fake_report(struct fake_host *h, void *buf, unsigned int len)
+{
+	struct page *page = virt_to_page(buf);
+	bool held = page_count(page);
+	unsigned int i;
+
+	fake_check_range(h, buf, len);
+	if (h->config.poison_val) {
+		if (held)
+			fake_error(h, "a block given to a host that keeps it");
+		return;
+	}
+	for (i = 0; i < len / PAGE_SIZE; i++) {
+		if (held)
+			fake_discard_page(page + i);
+		else
+			fake_discard_free_page(page + i);
+	}
 }
 
 static void fake_stats(struct fake_host *h, void *buf, unsigned int len)
@@ -320,8 +353,13 @@ static void fake_stats(struct fake_host *h, void *buf, unsigned int len)
 static void fake_hint(struct fake_host *h, void *buf, unsigned int len, bool in)
 {
 	if (in) {
+		struct page *page = virt_to_page(buf);
+		unsigned int i;
+
 		h->nr_hinted++;
-		fake_range(h, buf, len);
+		fake_check_range(h, buf, len);
+		for (i = 0; i < len / PAGE_SIZE; i++)
+			fake_discard_page(page + i);
 		return;
 	}
 	if (len != sizeof(u32))
@@ -348,7 +386,7 @@ static void fake_buffer(struct fake_host *h, enum fake_queue kind, void *buf,
 		fake_hint(h, buf, len, in);
 		break;
 	case FAKE_REPORT:
-		fake_range(h, buf, len);
+		fake_report(h, buf, len);
 		break;
 	default:
 		break;
