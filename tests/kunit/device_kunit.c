@@ -1058,6 +1058,7 @@ static void hostile_blow_at_stage(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, h->nr_resets, 0U);
 		/* For the sake of the driver core, which looks at it. */
 		h->status = 0;
+		WRITE_ONCE(h->gone, false);
 		break;
 	case BLOW_FREEZE:
 		KUNIT_ASSERT_EQ(test, virtio_device_freeze(&h->vdev), 0);

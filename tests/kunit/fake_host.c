@@ -111,12 +111,18 @@ static void fake_set(struct virtio_device *vdev, unsigned int offset,
 
 static u8 fake_get_status(struct virtio_device *vdev)
 {
-	return to_fake(vdev)->status;
+	struct fake_host *h = to_fake(vdev);
+
+	if (READ_ONCE(h->gone))
+		return 0xff;
+	return h->status |
+	       (READ_ONCE(h->needs_reset) ? VIRTIO_CONFIG_S_NEEDS_RESET : 0);
 }
 
 static void fake_set_status(struct virtio_device *vdev, u8 status)
 {
-	to_fake(vdev)->status = status;
+	/* The device's own bit is not the driver's to write. */
+	to_fake(vdev)->status = status & ~VIRTIO_CONFIG_S_NEEDS_RESET;
 }
 
 /* From here on the host touches nothing, and has forgotten everything. */
@@ -128,6 +134,7 @@ static void fake_reset(struct virtio_device *vdev)
 	if (h->status & VIRTIO_CONFIG_S_DRIVER_OK)
 		h->nr_resets++;
 	h->status = 0;
+	WRITE_ONCE(h->needs_reset, false);
 	h->stats_head = -1;
 	h->config.poison_val = 0;
 	xa_destroy(&h->frames);
@@ -669,15 +676,16 @@ void fake_host_speak(struct fake_host *h)
 
 void fake_host_needs_reset(struct fake_host *h)
 {
-	h->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+	WRITE_ONCE(h->needs_reset, true);
 	fake_host_config_irq(h);
 }
 
 /* A device that is not there reads as ones, says nothing and hears nothing. */
 void fake_host_pull_out(struct fake_host *h)
 {
+	/* First: one that is only broken would be reset before it is gone. */
+	smp_store_mb(h->gone, true);
 	virtio_break_device(&h->vdev);
-	h->status = 0xff;
 }
 
 /* Give the statistics buffer back: please fill it anew. */

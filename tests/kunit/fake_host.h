@@ -70,7 +70,9 @@ struct fake_vq {
  * @twice: use each buffer twice
  * @lock: the host's side of everything
  * @config: config space
- * @status: device status
+ * @status: device status, as the driver wrote it
+ * @needs_reset: the device says so, until it is reset
+ * @gone: it was pulled out
  * @q: queues by kind
  * @thread: walks the rings
  * @kick: wakes @thread
@@ -109,6 +111,8 @@ struct fake_host {
 	struct mutex lock;
 	struct virtio_balloon_config config;
 	u8 status;
+	bool needs_reset;
+	bool gone;
 	struct fake_vq q[FAKE_NR_QUEUES];
 	struct task_struct *thread;
 	wait_queue_head_t kick;
