@@ -36,11 +36,11 @@ demo-overcommit: ## Two guests share less memory than they believe they have
 
 .PHONY: test guest-test guest-test-debug kunit host-test check coverage matrix
 test: ## Run all tests; ends with 'N passed, N failed'
-	scripts/setup guest kunit check host
+	scripts/setup guest package kunit check host
 	scripts/test
 
 guest-test: ## Real guests under QEMU only (K=pattern selects)
-	scripts/setup guest
+	scripts/setup guest package kunit
 	scripts/guest-test
 
 guest-test-debug: ## The same guests on the KASAN and lockdep kernel (K=pattern selects)
