@@ -43,8 +43,8 @@ class Result:
 @pytest.fixture
 def balloonctl():
     """Run balloonctl; whatever happens, nobody is to see a traceback."""
-    def run(*arguments, **options):
-        process = subprocess.run([BALLOONCTL, *map(str, arguments)], capture_output=True,
+    def run(*arguments, through=(), **options):
+        process = subprocess.run([*through, BALLOONCTL, *map(str, arguments)], capture_output=True,
                                  text=True, timeout=RUN_SECONDS, check=False, **options)
         assert "Traceback" not in process.stderr
         return Result(process)
