@@ -34,7 +34,7 @@ demo-overcommit: ## Two guests share less memory than they believe they have
 	scripts/setup guest host
 	scripts/demo-overcommit
 
-.PHONY: test guest-test guest-test-debug kunit host-test check coverage matrix
+.PHONY: test guest-test guest-test-debug kunit host-test check coverage matrix fresh
 test: ## Run all tests; ends with 'N passed, N failed'
 	scripts/setup guest package kunit check host
 	scripts/test
@@ -66,6 +66,10 @@ coverage: ## Line coverage per file of the unit tests
 matrix: ## Build for and boot each supported kernel; prints the support table
 	scripts/setup guest matrix
 	scripts/matrix
+
+fresh: ## make test, or C='any command', in a Debian 12 that has nothing but make and git
+	scripts/setup package
+	scripts/fresh $(C)
 
 .PHONY: bench bench-pressure
 bench: ## vballoon beside virtio_balloon: speed, host calls, notifications
