@@ -37,48 +37,48 @@ demo-overcommit: ## Two guests share less memory than they believe they have
 .PHONY: test guest-test guest-test-debug kunit host-test check coverage matrix fresh
 test: ## Run all tests; ends with 'N passed, N failed'
 	scripts/setup guest package kunit check host
-	scripts/test
+	tests/run/test
 
 guest-test: ## Real guests under QEMU only (K=pattern selects)
 	scripts/setup guest package kunit
-	scripts/guest-test
+	tests/run/guest-test
 
 guest-test-debug: ## The same guests on the KASAN and lockdep kernel (K=pattern selects)
 	scripts/setup guest kunit
-	scripts/guest-test --debug-kernel
+	tests/run/guest-test --debug-kernel
 
 kunit: ## Unit tests in the debug kernel (FILTER=pattern selects)
 	scripts/setup kunit
-	scripts/kunit
+	tests/run/kunit
 
 host-test: ## Tests of balloonctl and libvirt (K=pattern selects)
 	scripts/setup guest host
-	scripts/host-test
+	tests/run/host-test
 
 check: ## Static checks: format, checkpatch, kernel-doc, sparse, cocci, W=1, shell, Python
 	scripts/setup check
-	scripts/check
+	tests/run/check
 
 coverage: ## Line coverage per file of the unit tests
 	scripts/setup kunit
-	scripts/coverage
+	tests/run/coverage
 
 matrix: ## Build for and boot each supported kernel; prints the support table
 	scripts/setup guest matrix
-	scripts/matrix
+	tests/run/matrix
 
 fresh: ## make test, or C='any command', in a Debian 12 that has nothing but make and git
 	scripts/setup package
-	scripts/fresh $(C)
+	tests/run/fresh $(C)
 
 .PHONY: bench bench-pressure
 bench: ## vballoon beside virtio_balloon: speed, host calls, notifications
 	scripts/setup guest
-	scripts/bench
+	tests/bench/bench
 
 bench-pressure: ## vballoon beside virtio_balloon in a guest that is asked for too much
 	scripts/setup guest
-	scripts/bench-pressure
+	tests/bench/bench-pressure
 
 .PHONY: dkms-install dkms-remove deb
 dkms-install: ## Hand the sources to DKMS and the device to vballoon

@@ -3,7 +3,7 @@
 
 Nothing here asserts on a time. What a guest lost is counted: pages that went to swap or
 came back from it, pages of the page cache that had to be read again, processes killed,
-against the pages that the guest's own work read meanwhile. scripts/bench-pressure shows
+against the pages that the guest's own work read meanwhile. tests/bench/bench-pressure shows
 the same scenarios with both drivers, and speeds.
 """
 

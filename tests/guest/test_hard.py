@@ -272,7 +272,7 @@ def debug_kernel(request):
     """The kernel that can make allocations fail, and knows of those that nobody frees."""
     if request.config.getoption("--kernel"):
         return request.config.getoption("--kernel")
-    result = subprocess.run([REPO / "scripts/testkernel", "debug"], capture_output=True,
+    result = subprocess.run([REPO / "tests/run/testkernel", "debug"], capture_output=True,
                             text=True, check=False)
     if result.returncode:
         pytest.skip(f"no debug kernel: {result.stderr.strip()}")

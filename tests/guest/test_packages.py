@@ -13,7 +13,7 @@ import pytest
 from conftest import FRAME, MIB
 
 REPO = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPO / "scripts"))
+sys.path.insert(0, str(REPO / "tests/lib"))
 
 from vbalguest import Guest, Kernel, build_module  # noqa: E402
 from vbalguest.cache import cache_dir  # noqa: E402

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-BALLOONCTL = ROOT / "scripts" / "balloonctl"
-sys.path.insert(0, str(ROOT / "scripts"))
+BALLOONCTL = ROOT / "host/balloonctl"
+sys.path[:0] = [str(ROOT / "host"), str(ROOT / "tests/lib")]
 
 MIB = 1 << 20
 RUN_SECONDS = 300
 
 
 def pytest_unconfigure(config):
-    """End with the line that scripts/test adds up."""
+    """End with the line that tests/run/test adds up."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or config.option.collectonly:
         return

@@ -9,9 +9,9 @@ import pytest
 from ballooncontrol import cli
 from conftest import ROOT
 
-MANUAL = ROOT / "docs" / "balloonctl.1"
-BASH = ROOT / "scripts" / "completions" / "balloonctl.bash"
-ZSH = ROOT / "scripts" / "completions" / "_balloonctl"
+MANUAL = ROOT / "host/balloonctl.1"
+BASH = ROOT / "host/completions/balloonctl.bash"
+ZSH = ROOT / "host/completions/_balloonctl"
 
 
 def commands():

@@ -11,7 +11,7 @@
 struct virtio_driver *const vbal_test_driver = &vbal_driver;
 
 #ifdef VBAL_COVERAGE
-/* The compiler's counters name it; scripts/coverage reads them from outside. */
+/* The compiler's counters name it; tests/run/coverage reads them from outside. */
 void __gcov_merge_add(s64 *counters, unsigned int nr);
 
 void __gcov_merge_add(s64 *counters, unsigned int nr)

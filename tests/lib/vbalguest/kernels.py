@@ -15,7 +15,7 @@ from .arch import AMD64, ARM64, Arch
 from .cache import cache_dir, drop_old, file_hash, hash_of, locked
 from .errors import GuestError, Missing
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 STOCK_PATTERN = "vmlinuz-6.1*"
 # Variables of our own Makefile that would mean something else to the kernel's.
 MAKE_VARIABLES = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "K", "FILTER", "VERSION")
@@ -169,7 +169,7 @@ def build_module(kernel=None, repo=REPO, extra_make=()):
     """Build vballoon.ko for a kernel, once for each state of the sources; return its path."""
     kernel = Kernel.find(kernel)
     if kernel.root and (kernel.root / "vballoon.ko").exists():
-        # scripts/matrix builds with the compiler of that kernel's own Debian
+        # tests/run/matrix builds with the compiler of that kernel's own Debian
         return kernel.root / "vballoon.ko"
     if kernel.kdir is None:
         raise Missing(f"package linux-headers-{kernel.release} (to build vballoon.ko)", "build")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Guests under pressure: the work they do meanwhile, and what it costs them.
 
-Shared by the guest tests of the guard and by scripts/bench-pressure.
+Shared by the guest tests of the guard and by tests/bench/bench-pressure.
 """
 
 import contextlib

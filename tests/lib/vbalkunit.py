@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vbalguest import Guest, GuestError
 
-REPO = Path(__file__).resolve().parents[1]
+REPO = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("VBALLOON_CACHE", "/var/cache/vballoon"))
 TESTS = REPO / "tests/kunit"
 LIMIT_SECONDS = 1500
@@ -86,7 +86,7 @@ def owner(part):
 
 def test_kernel(flavour):
     """Return the build folder of a test kernel, built if need be."""
-    result = subprocess.run([REPO / "scripts/testkernel", flavour], stdout=subprocess.PIPE,
+    result = subprocess.run([REPO / "tests/run/testkernel", flavour], stdout=subprocess.PIPE,
                             text=True, check=False)
     if result.returncode:
         raise GuestError(f"no {flavour} kernel to test with")
