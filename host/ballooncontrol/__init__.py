@@ -8,9 +8,10 @@
             print(guest.fresh_statistics().available_bytes)
 """
 
+from .base import Statistics, Status
 from .errors import (BalloonError, NoBalloonError, NoDriverError, OffTargetError,
                      UnreachableError, UsageError)
-from .guests import Statistics, Status, open_guest
+from .guests import open_guest
 from .resize import wait_for_target
 from .units import parse_size
 

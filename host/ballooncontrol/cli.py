@@ -8,12 +8,13 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 
 from .errors import BalloonError, UsageError
 from .guests import open_guest
+from .output import complain, show_set, show_stats, show_status
 from .resize import wait_for_target
-from .units import VALID_SIZES, format_size, parse_size
+from .units import VALID_SIZES, parse_size
+from .watch import watch
 
 VERSION = "0.1.0"
 EPILOG = """\
@@ -24,8 +25,6 @@ exit status: 0 done; 1 QEMU or libvirt refused; 2 wrong usage; 3 guest not reach
 4 no balloon device; 5 actual did not move, so the guest has no driver; 6 the guest stopped
 short of the target. With several guests it is the highest of theirs.
 """
-STATUS_COLUMNS = (("RAM", "ram_bytes"), ("ACTUAL", "actual_bytes"),
-                  ("BALLOON", "balloon_bytes"), ("RESIDENT", "resident_bytes"))
 
 
 def build_parser():
@@ -51,13 +50,13 @@ def build_parser():
     stats.add_argument("--timeout", type=positive_seconds, default=10, metavar="SECONDS",
                        help="wait so long for a report (10)")
 
-    watch = commands.add_parser("watch", help="show all of it, live")
-    add_guests(watch)
-    watch.add_argument("--set", metavar="SIZE", dest="size", help="ask for that size first")
-    watch.add_argument("--interval", type=positive_seconds, default=1, metavar="SECONDS",
-                       help="time between two looks (1)")
-    watch.add_argument("--count", type=int, default=0, metavar="N",
-                       help="stop after so many looks (0: at Ctrl-C)")
+    live = commands.add_parser("watch", help="show all of it, live")
+    add_guests(live)
+    live.add_argument("--set", metavar="SIZE", dest="size", help="ask for that size first")
+    live.add_argument("--interval", type=positive_seconds, default=1, metavar="SECONDS",
+                      help="time between two looks (1)")
+    live.add_argument("--count", type=int, default=0, metavar="N",
+                      help="stop after so many looks (0: at Ctrl-C)")
     return parser
 
 
@@ -103,7 +102,6 @@ def main(arguments=None):
         if not options.guests:
             raise UsageError("no guest named: give a QMP socket or a libvirt domain")
         if options.command == "watch":
-            from .watch import watch
             return watch(options)
         return run_on_all(options)
     except BalloonError as error:
@@ -115,11 +113,6 @@ def main(arguments=None):
         # the reader had enough; keep Python from complaining when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-
-
-def complain(error):
-    """Print an error as one line."""
-    print(f"balloonctl: {error}", file=sys.stderr)
 
 
 def run_on_all(options):
@@ -160,15 +153,6 @@ def run_status(guest, _options):
     return guest.status().as_dict()
 
 
-def show_status(results):
-    """Print a table of sizes."""
-    rows = [["GUEST", *(title for title, _ in STATUS_COLUMNS)]]
-    rows += [[result["name"], *(format_size(result[key]) for _, key in STATUS_COLUMNS)]
-             for result in results]
-    if results:
-        print_columns(rows)
-
-
 def run_set(guest, options):
     """Ask for a size, wait for it, and return what came of it."""
     target_bytes = parse_size(options.size, guest.ram_bytes())
@@ -181,52 +165,8 @@ def run_set(guest, options):
             "actual_bytes": guest.actual_bytes(), "seconds": time.monotonic() - started}
 
 
-def show_set(results):
-    """Print one line per guest that follows."""
-    for result in results:
-        size = format_size(result["actual_bytes"])
-        if result["actual_bytes"] == result["target_bytes"]:
-            print(f"{result['name']}: {size}, was {format_size(result['before_bytes'])}, "
-                  f"{result['seconds']:.1f} s")
-        else:
-            print(f"{result['name']}: asked for {format_size(result['target_bytes'])}, "
-                  f"now {size}")
-
-
 def run_stats(guest, options):
     """Return fresh statistics and sizes."""
     with guest.polling(1):
         statistics = guest.fresh_statistics(options.timeout)
     return guest.status().as_dict() | {"statistics": statistics.as_dict()}
-
-
-def show_stats(results):
-    """Print the values that the guest reported, a block per guest."""
-    for number, result in enumerate(results):
-        if number:
-            print()
-        rows = [[title.capitalize(), format_size(result[key])] for title, key in STATUS_COLUMNS]
-        rows += [[name, value] for name, value in map(readable, *zip(
-            *result["statistics"].items())) if value is not None]
-        print(result["name"])
-        print_columns([["", *row] for row in rows])
-
-
-def readable(name, value):
-    """Return a statistic's name and value for people; the value is None if there is none."""
-    if value is None:
-        return name, None
-    if name == "last_update_unix_s":
-        return "Reported", datetime.fromtimestamp(value).strftime("%H:%M:%S")
-    label = name.removesuffix("_bytes").replace("_", " ").capitalize().replace("oom", "OOM")
-    return label, format_size(value) if name.endswith("_bytes") else str(value)
-
-
-def print_columns(rows):
-    """Print a table: the last columns are numbers, so they are put to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    left = len(rows[0]) if rows[0][0] == "" else 1
-    for row in rows:
-        cells = [cell.ljust(width) if column < left else cell.rjust(width)
-                 for column, (cell, width) in enumerate(zip(row, widths))]
-        print("  ".join(cells).rstrip())

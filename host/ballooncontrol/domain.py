@@ -3,8 +3,8 @@
 
 import xml.etree.ElementTree as ET
 
+from .base import Guest, Statistics
 from .errors import BalloonError, NoBalloonError, UnreachableError
-from .guests import Guest, Statistics
 
 try:
     import libvirt

@@ -7,9 +7,9 @@ import sys
 import time
 from datetime import datetime
 
-from .cli import complain
 from .errors import BalloonError
 from .guests import open_guest
+from .output import complain
 from .units import format_size, parse_size
 
 # what a line needs beside its bar: labels, figures, borders

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which accelerator QEMU can really use here: found once per host boot by booting a guest."""
+"""Which accelerator QEMU can really use here: found out once per host boot."""
 
 import json
 import os
@@ -8,9 +8,6 @@ from pathlib import Path
 
 from .arch import AMD64
 from .cache import cache_dir, locked
-from .errors import GuestError, Missing
-
-KVM_BOOT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -37,11 +34,12 @@ TCG = Accel("tcg,thread=multi", AMD64.cpu)
 TCG_SINGLE = Accel("tcg,thread=single", AMD64.cpu)
 
 
-def choose(arch=AMD64):
+def choose(arch, boots_with_kvm):
     """Return KVM if a stock guest boots with it, else TCG.
 
-    /dev/kvm that opens proves nothing: nested set-ups exist on which a guest hangs. Other
-    architectures than this machine's are emulated.
+    /dev/kvm that opens proves nothing: nested set-ups exist on which a guest hangs. So
+    boots_with_kvm() tries one, where that is not known. Other architectures than this
+    machine's are emulated.
     """
     if arch is not AMD64:
         return Accel(TCG.accel, arch.cpu)
@@ -56,18 +54,6 @@ def choose(arch=AMD64):
                 return Accel(**known)
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        chosen = KVM if _boots_with_kvm() else TCG
+        chosen = KVM if boots_with_kvm() else TCG
         result.write_text(json.dumps({"boot_id": boot_id, **asdict(chosen)}), "ascii")
     return chosen
-
-
-def _boots_with_kvm():
-    from .guest import Guest  # Guest asks us for its accelerator
-    try:
-        with Guest(mem_mib=256, smp=1, module=None, balloon_opts=None, accel=KVM,
-                   boot_timeout=KVM_BOOT_SECONDS):
-            return True
-    except Missing:
-        raise
-    except GuestError:
-        return False

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import accel as accelerators
-from .errors import CommandFailed, GuestError, GuestTimeout
+from .arch import AMD64
+from .errors import CommandFailed, GuestError, GuestTimeout, Missing
 from .image import build_image
 from .kernels import Kernel, build_module, tool
 from .qmp import Qmp
@@ -25,6 +26,7 @@ BALLOON_ID = "balloon0"
 BALLOON_PATH = f"/machine/peripheral/{BALLOON_ID}"
 HINT_THREAD = "hint0"
 CONSOLE_TAIL_LINES = 40
+KVM_BOOT_SECONDS = 30
 BASE_CMDLINE = (
     # no-reboot: a panic ends QEMU instead of going round
     "quiet panic=-1 oops=panic rdinit=/init "
@@ -60,6 +62,22 @@ class Request:
     command: str
     seconds: int
     started: float
+
+
+def choose_accel(arch=AMD64):
+    """Return the accelerator of guests that are not told theirs."""
+    return accelerators.choose(arch, _boots_with_kvm)
+
+
+def _boots_with_kvm():
+    try:
+        with Guest(mem_mib=256, smp=1, module=None, balloon_opts=None, accel=accelerators.KVM,
+                   boot_timeout=KVM_BOOT_SECONDS):
+            return True
+    except Missing:
+        raise
+    except GuestError:
+        return False
 
 
 class Guest:
@@ -162,7 +180,7 @@ class Guest:
     def start(self):
         """Start QEMU and connect to it; the guest begins to boot."""
         if self.accel is None:
-            self.accel = accelerators.choose(self.kernel.arch)
+            self.accel = choose_accel(self.kernel.arch)
         if self._icount:
             self.accel = accelerators.TCG_SINGLE
         self._folder = Path(tempfile.mkdtemp(prefix="vballoon-"))
