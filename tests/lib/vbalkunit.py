@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vbalguest import Guest, GuestError
+from vbalguest.cache import hash_of
 
 REPO = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("VBALLOON_CACHE", "/var/cache/vballoon"))
@@ -95,7 +96,8 @@ def test_kernel(flavour):
 
 def build(kernel_build, part, make_options=()):
     """Build the module in a private copy of the sources; return its path."""
-    tree = CACHE / "-".join(filter(None, ("kunit", owner(part), kernel_build.name)))
+    # two clones may build at once, and each wants its own sources
+    tree = CACHE / f"kunit-{hash_of([REPO, owner(part), kernel_build.name])}"
     for source in [REPO / "Kbuild", REPO / "VERSION", *REPO.glob("balloon_*.c"),
                    *REPO.glob("include/*.h"), *TESTS.glob("*.[ch]")]:
         target = tree / source.relative_to(REPO)
