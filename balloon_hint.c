@@ -27,7 +27,6 @@
 #include <linux/sched.h>
 #include <linux/slab.h>
 
-#include "balloon.h"
 #include "balloon_trace.h"
 
 /* Blocks between two looks at the guest's memory; one notification. */
@@ -55,9 +54,9 @@ static void vbal_hint_free_block(struct page *page)
 	__free_pages(page, vbal_block_order(page));
 }
 
-static struct vbal_vq *vbal_hint_vq(struct vbal_dev *vb)
+static struct vbal_vq *vbal_hint_vq(struct vbal_hint *h)
 {
-	return &vb->wire.q[VBAL_VQ_HINT];
+	return &h->wire->q[VBAL_VQ_HINT];
 }
 
 /* In the work or in reclaim: used blocks, until the guest has @nr_pages. */
@@ -111,15 +110,15 @@ static void vbal_hint_collect(struct vbal_hint *h)
  * Once more the high watermarks stay free above what kswapd keeps free anyway;
  * and what the guard spares from the balloon is spared from hinting too.
  */
-static unsigned long vbal_hint_spare_pages(struct vbal_dev *vb)
+static unsigned long vbal_hint_spare_pages(struct vbal_hint *h)
 {
-	unsigned long reserve = READ_ONCE(vb->guard.reserve_pages);
+	unsigned long reserve = READ_ONCE(h->size->guard.reserve_pages);
 	struct vbal_signals s;
 
-	if (READ_ONCE(vb->hint.shrunk))
+	if (READ_ONCE(h->shrunk))
 		return 0;
-	vbal_guard_sample(&s, vbal_pages_held(&vb->pages),
-			  !vb->pages.adjust_managed);
+	vbal_guard_sample(&s, vbal_pages_held(&h->size->pages),
+			  !h->size->pages.adjust_managed);
 	if (s.above_high_pages <= s.high_wmark_pages ||
 	    s.avail_pages <= reserve)
 		return 0;
@@ -149,9 +148,8 @@ static struct page *vbal_hint_alloc(struct vbal_hint *h, unsigned long spare)
 }
 
 /* Return: pages hinted, -ENOSPC: ring full, -ENOMEM: no more to spare */
-static long vbal_hint_add_block(struct vbal_dev *vb, unsigned long spare)
+static long vbal_hint_add_block(struct vbal_hint *h, unsigned long spare)
 {
-	struct vbal_hint *h = &vb->hint;
 	struct vbal_hint_slot *slot;
 	struct scatterlist sg;
 	struct page *page;
@@ -165,7 +163,7 @@ static long vbal_hint_add_block(struct vbal_dev *vb, unsigned long spare)
 		return -ENOMEM;
 	sg_init_table(&sg, 1);
 	sg_set_page(&sg, page, PAGE_SIZE << h->order, 0);
-	ret = vbal_vq_add_in(vb, vbal_hint_vq(vb), &sg, 1, &slot->token);
+	ret = vbal_vq_add_in(vbal_hint_vq(h), &sg, 1, &slot->token);
 	if (ret) {
 		vbal_hint_free_block(page);
 		return ret;
@@ -176,22 +174,21 @@ static long vbal_hint_add_block(struct vbal_dev *vb, unsigned long spare)
 	return 1L << h->order;
 }
 
-static int vbal_hint_add_chunk(struct vbal_dev *vb)
+static int vbal_hint_add_chunk(struct vbal_hint *h)
 {
-	unsigned long spare = vbal_hint_spare_pages(vb);
-	struct vbal_hint *h = &vb->hint;
+	unsigned long spare = vbal_hint_spare_pages(h);
 	unsigned int i;
 	long ret = 0;
 
 	for (i = 0; i < VBAL_HINT_CHUNK; i++) {
-		ret = vbal_hint_add_block(vb, spare);
+		ret = vbal_hint_add_block(h, spare);
 		if (ret < 0)
 			break;
 		spare -= ret;
 		WRITE_ONCE(h->nr_hinted_pages, h->nr_hinted_pages + ret);
 	}
 	if (i)
-		vbal_vq_notify(vb, vbal_hint_vq(vb));
+		vbal_vq_notify(vbal_hint_vq(h));
 	return min(ret, 0L);
 }
 
@@ -199,14 +196,14 @@ static int vbal_hint_add_chunk(struct vbal_dev *vb)
  * As many blocks as ring and guest have room for, unless the host changes its
  * mind. -ENOSPC: on as soon as the host has used some buffers.
  */
-static int vbal_hint_fill(struct vbal_dev *vb)
+static int vbal_hint_fill(struct vbal_hint *h)
 {
 	int ret;
 
 	do {
 		cond_resched();
-		ret = vbal_hint_add_chunk(vb);
-	} while (!ret && !READ_ONCE(vb->hint.changed));
+		ret = vbal_hint_add_chunk(h);
+	} while (!ret && !READ_ONCE(h->changed));
 	return ret;
 }
 
@@ -214,19 +211,18 @@ static int vbal_hint_fill(struct vbal_dev *vb)
  * Commands share one buffer: the next leaves when the host has used the last,
  * so it never has two. -EBUSY until then.
  */
-static int vbal_hint_send_cmd(struct vbal_dev *vb, u32 cmd)
+static int vbal_hint_send_cmd(struct vbal_hint *h, u32 cmd)
 {
-	struct vbal_hint *h = &vb->hint;
 	struct scatterlist sg;
 	int ret;
 
 	if (!vbal_token_done(&h->token))
 		return -EBUSY;
-	h->cmd = cpu_to_virtio32(vb->vdev, cmd);
+	h->cmd = cpu_to_virtio32(h->wire->vdev, cmd);
 	sg_init_one(&sg, &h->cmd, sizeof(h->cmd));
-	ret = vbal_vq_add_out(vb, vbal_hint_vq(vb), &sg, 1, &h->token);
+	ret = vbal_vq_add_out(vbal_hint_vq(h), &sg, 1, &h->token);
 	if (!ret)
-		vbal_vq_notify(vb, vbal_hint_vq(vb));
+		vbal_vq_notify(vbal_hint_vq(h));
 	return ret;
 }
 
@@ -237,58 +233,55 @@ static bool vbal_hint_wants_round(const struct vbal_hint *h)
 	       h->host_id != h->round_id;
 }
 
-static void vbal_hint_begin_round(struct vbal_dev *vb)
+static void vbal_hint_begin_round(struct vbal_hint *h)
 {
-	struct vbal_hint *h = &vb->hint;
-
-	if (!vbal_hint_wants_round(h) || vbal_hint_send_cmd(vb, h->host_id))
+	if (!vbal_hint_wants_round(h) || vbal_hint_send_cmd(h, h->host_id))
 		return;
 	h->round_id = h->host_id;
 	h->order = VBAL_HINT_ORDER;
 	h->phase = VBAL_HINT_ROUND;
 	WRITE_ONCE(h->shrunk, false);
 	WRITE_ONCE(h->nr_rounds, h->nr_rounds + 1);
-	trace_vbal_hint_round_begin(vb);
+	trace_vbal_hint_round_begin(h->wire->vdev->index, h->round_id,
+				    h->host_id, h->nr_hinted_pages);
 }
 
-static void vbal_hint_end_round(struct vbal_dev *vb)
+static void vbal_hint_end_round(struct vbal_hint *h)
 {
-	if (vbal_hint_send_cmd(vb, VIRTIO_BALLOON_CMD_ID_STOP))
+	if (vbal_hint_send_cmd(h, VIRTIO_BALLOON_CMD_ID_STOP))
 		return;
-	vb->hint.phase = VBAL_HINT_IDLE;
-	trace_vbal_hint_round_end(vb);
+	h->phase = VBAL_HINT_IDLE;
+	trace_vbal_hint_round_end(h->wire->vdev->index, h->round_id, h->host_id,
+				  h->nr_hinted_pages);
 }
 
 /* Each phase goes on where the last run had to leave it. */
-static void vbal_hint_step(struct vbal_dev *vb)
+static void vbal_hint_step(struct vbal_hint *h)
 {
-	struct vbal_hint *h = &vb->hint;
-
 	if (h->phase == VBAL_HINT_ROUND && h->host_id != h->round_id)
 		h->phase = VBAL_HINT_ENDING;
 	if (h->phase == VBAL_HINT_ENDING)
-		vbal_hint_end_round(vb);
+		vbal_hint_end_round(h);
 	if (h->phase == VBAL_HINT_IDLE)
-		vbal_hint_begin_round(vb);
-	if (h->phase == VBAL_HINT_ROUND && vbal_hint_fill(vb) == -ENOMEM) {
+		vbal_hint_begin_round(h);
+	if (h->phase == VBAL_HINT_ROUND && vbal_hint_fill(h) == -ENOMEM) {
 		h->phase = VBAL_HINT_ENDING;
-		vbal_hint_end_round(vb);
+		vbal_hint_end_round(h);
 	}
 }
 
 static void vbal_hint_work(struct work_struct *work)
 {
 	struct vbal_hint *h = container_of(work, struct vbal_hint, work);
-	struct vbal_dev *vb = container_of(h, struct vbal_dev, hint);
 
 	if (!READ_ONCE(h->running))
 		return;
 	/* Before reading: what changes later sets it and queues us again. */
 	if (xchg(&h->changed, false))
-		h->host_id = vbal_wire_hint_cmd(vb);
-	vbal_vq_reap(vbal_hint_vq(vb));
+		h->host_id = vbal_wire_hint_cmd(h->wire);
+	vbal_vq_reap(vbal_hint_vq(h));
 	vbal_hint_collect(h);
-	vbal_hint_step(vb);
+	vbal_hint_step(h);
 	if (h->host_id == VIRTIO_BALLOON_CMD_ID_DONE)
 		vbal_hint_give_back(h, ULONG_MAX);
 }
@@ -316,19 +309,24 @@ static unsigned long vbal_hint_shrink_scan(struct shrinker *shrinker,
 
 /**
  * vbal_hint_init() - prepare for vbal_hint_start()
- * @vb: the device
+ * @h: the hinting, zeroed
+ * @size: whose guard and pages say what the guest can spare
+ * @wq: runs the work that hints
  *
  * Context: Probe.
  */
-void vbal_hint_init(struct vbal_dev *vb)
+void vbal_hint_init(struct vbal_hint *h, struct vbal_size *size,
+		    struct workqueue_struct *wq)
 {
-	struct vbal_hint *h = &vb->hint;
-
+	h->wire = size->wire;
+	h->size = size;
+	h->wq = wq;
 	INIT_WORK(&h->work, vbal_hint_work);
 	spin_lock_init(&h->lock);
 	INIT_LIST_HEAD(&h->idle);
 	INIT_LIST_HEAD(&h->busy);
 	INIT_LIST_HEAD(&h->ready);
+	vbal_wire_listen(h->wire, VBAL_VQ_HINT, wq, &h->work);
 }
 
 static int vbal_hint_alloc_slots(struct vbal_hint *h, unsigned int ring_size)
@@ -347,7 +345,7 @@ static int vbal_hint_alloc_slots(struct vbal_hint *h, unsigned int ring_size)
 
 /**
  * vbal_hint_start() - follow the host's command ids
- * @vb: the device
+ * @h: the hinting
  *
  * Does nothing without FREE_PAGE_HINT. A failure leaves nothing to be undone.
  *
@@ -355,13 +353,12 @@ static int vbal_hint_alloc_slots(struct vbal_hint *h, unsigned int ring_size)
  * follow after it: the host may be in the middle of a migration.
  * Return: 0, or -ENOMEM.
  */
-int vbal_hint_start(struct vbal_dev *vb)
+int vbal_hint_start(struct vbal_hint *h)
 {
-	struct virtqueue *vq = vbal_hint_vq(vb)->vq;
-	struct vbal_hint *h = &vb->hint;
+	struct virtqueue *vq = vbal_hint_vq(h)->vq;
 	int ret;
 
-	if (!vq || !vbal_has(vb, VIRTIO_BALLOON_F_FREE_PAGE_HINT))
+	if (!vq || !vbal_wire_has(h->wire, VIRTIO_BALLOON_F_FREE_PAGE_HINT))
 		return 0;
 	ret = vbal_hint_alloc_slots(h, virtqueue_get_vring_size(vq));
 	if (ret)
@@ -369,7 +366,7 @@ int vbal_hint_start(struct vbal_dev *vb)
 	ret = vbal_shrinker_register(&h->shrinker, vbal_hint_shrink_count,
 				     vbal_hint_shrink_scan, h);
 	if (ret) {
-		vbal_hint_release(vb);
+		vbal_hint_release(h);
 		return ret;
 	}
 	h->phase = VBAL_HINT_IDLE;
@@ -383,42 +380,29 @@ int vbal_hint_start(struct vbal_dev *vb)
 
 /**
  * vbal_hint_changed() - the config space, perhaps the command id, has changed
- * @vb: the device
+ * @h: the hinting
  *
  * Context: Any, hard interrupt included.
  */
-void vbal_hint_changed(struct vbal_dev *vb)
+void vbal_hint_changed(struct vbal_hint *h)
 {
-	if (!READ_ONCE(vb->hint.running))
+	if (!READ_ONCE(h->running))
 		return;
-	WRITE_ONCE(vb->hint.changed, true);
-	queue_work(vb->side_wq, &vb->hint.work);
-}
-
-/**
- * vbal_hint_used() - the host has used buffers
- * @vb: the device
- *
- * Context: The hint queue's callback, hard interrupt.
- */
-void vbal_hint_used(struct vbal_dev *vb)
-{
-	queue_work(vb->side_wq, &vb->hint.work);
+	WRITE_ONCE(h->changed, true);
+	queue_work(h->wq, &h->work);
 }
 
 /**
  * vbal_hint_stop() - hint no more
- * @vb: the device
+ * @h: the hinting
  *
  * Blocks that are ready go back to the guest; those that the host may still
  * discard wait for vbal_hint_release().
  *
  * Context: Disconnect, before the reset. Waits for the work, never for the host.
  */
-void vbal_hint_stop(struct vbal_dev *vb)
+void vbal_hint_stop(struct vbal_hint *h)
 {
-	struct vbal_hint *h = &vb->hint;
-
 	if (!h->running)
 		return;
 	/* An interrupt from now on queues the work for nothing. */
@@ -430,14 +414,13 @@ void vbal_hint_stop(struct vbal_dev *vb)
 
 /**
  * vbal_hint_release() - give back every block, used or not
- * @vb: the device
+ * @h: the hinting
  *
  * Context: Disconnect, after vbal_hint_stop() and the reset: only then can the
  * host not discard a block any more whose buffer it never used.
  */
-void vbal_hint_release(struct vbal_dev *vb)
+void vbal_hint_release(struct vbal_hint *h)
 {
-	struct vbal_hint *h = &vb->hint;
 	struct vbal_hint_slot *slot;
 
 	list_for_each_entry(slot, &h->busy, node)
@@ -450,12 +433,43 @@ void vbal_hint_release(struct vbal_dev *vb)
 	h->nr_slots = 0;
 }
 
+/*
+ * In pieces of half the ring at most, so that it takes turns with blocks that
+ * travel as ranges.
+ */
+static int vbal_report_send(struct vbal_report *r, struct scatterlist *sg,
+			    unsigned int nents)
+{
+	struct vbal_batch *batch = r->batch;
+
+	batch->id = VBAL_VQ_REPORT;
+	batch->mode = VBAL_MODE_RANGE;
+	while (nents) {
+		unsigned int i, nr = min(nents, r->wire->max_ranges);
+		int ret;
+
+		if (!nr)
+			return -EIO;
+		sg_init_table(batch->sg, nr);
+		for (i = 0; i < nr; i++, sg = sg_next(sg))
+			sg_set_page(&batch->sg[i], sg_page(sg), sg->length, 0);
+		batch->nr_ranges = nr;
+		ret = vbal_wire_submit(r->wire, batch);
+		if (!ret)
+			ret = vbal_wire_wait(r->wire, batch);
+		if (ret)
+			return ret;
+		vbal_wire_acked(r->wire, batch);
+		nents -= nr;
+	}
+	return 0;
+}
+
 /* The kernel keeps the pages isolated until this returns. */
 static int vbal_report_pages(struct page_reporting_dev_info *prdev,
 			     struct scatterlist *sgl, unsigned int nents)
 {
 	struct vbal_report *r = container_of(prdev, struct vbal_report, prdev);
-	struct vbal_dev *vb = container_of(r, struct vbal_dev, report);
 	u64 start_ns = ktime_get_ns();
 	unsigned long nr_pages = 0;
 	struct scatterlist *sg;
@@ -464,24 +478,47 @@ static int vbal_report_pages(struct page_reporting_dev_info *prdev,
 
 	for_each_sg(sgl, sg, nents, i)
 		nr_pages += sg->length >> PAGE_SHIFT;
-	ret = vbal_wire_report(vb, sgl, nents);
-	trace_vbal_report(vb, nr_pages,
+	ret = vbal_report_send(r, sgl, nents);
+	trace_vbal_report(r->wire->vdev->index, nr_pages,
 			  div_u64(ktime_get_ns() - start_ns, NSEC_PER_USEC),
 			  ret);
 	WRITE_ONCE(r->nr_calls, r->nr_calls + 1);
-	if (ret) {
+	if (ret)
 		WRITE_ONCE(r->nr_failed, r->nr_failed + 1);
-		/* The size worker sees to a broken device. */
-		vbal_resize(vb);
-	} else {
+	else
 		WRITE_ONCE(r->nr_pages, r->nr_pages + nr_pages);
-	}
 	return ret;
 }
 
 /**
+ * vbal_report_alloc() - allocate all that reporting will ever need
+ * @r: the reporting, zeroed
+ * @wire: the way to the host
+ *
+ * Context: Probe.
+ * Return: 0 or -ENOMEM; vbal_report_free() undoes either.
+ */
+int vbal_report_alloc(struct vbal_report *r, struct vbal_wire *wire)
+{
+	r->wire = wire;
+	r->batch = vbal_batch_alloc(1);
+	return r->batch ? 0 : -ENOMEM;
+}
+
+/**
+ * vbal_report_free() - free what vbal_report_alloc() allocated
+ * @r: the reporting, stopped
+ *
+ * Context: Probe that failed, remove.
+ */
+void vbal_report_free(struct vbal_report *r)
+{
+	vbal_batch_free(r->batch);
+}
+
+/**
  * vbal_report_start() - let the kernel report its free pages
- * @vb: the device
+ * @r: the reporting
  *
  * Does nothing without REPORTING (virtio 1.2, 5.5.6.7). The kernel serves one
  * device only: with a second balloon the first one reports.
@@ -489,20 +526,21 @@ static int vbal_report_pages(struct page_reporting_dev_info *prdev,
  * Context: Connect, after virtio_device_ready().
  * Return: 0, or what page_reporting_register() said but for -EBUSY.
  */
-int vbal_report_start(struct vbal_dev *vb)
+int vbal_report_start(struct vbal_report *r)
 {
-	struct vbal_report *r = &vb->report;
 	int ret;
 
-	if (!vb->wire.q[VBAL_VQ_REPORT].vq ||
-	    !vbal_has(vb, VIRTIO_BALLOON_F_REPORTING))
+	if (!r->wire->q[VBAL_VQ_REPORT].vq ||
+	    !vbal_wire_has(r->wire, VIRTIO_BALLOON_F_REPORTING))
 		return 0;
+	/* A report from before a reset never comes back. */
+	r->batch->token.nr_pending = 0;
 	memset(&r->prdev, 0, sizeof(r->prdev));
 	r->prdev.report = vbal_report_pages;
 	r->prdev.order = VBAL_REPORTING_ORDER;
 	ret = page_reporting_register(&r->prdev);
 	if (ret == -EBUSY) {
-		dev_info(&vb->vdev->dev,
+		dev_info(&r->wire->vdev->dev,
 			 "another device has free page reporting already\n");
 		return 0;
 	}
@@ -512,15 +550,15 @@ int vbal_report_start(struct vbal_dev *vb)
 
 /**
  * vbal_report_stop() - report no more
- * @vb: the device
+ * @r: the reporting
  *
  * Context: Disconnect, before the reset. Waits for a report under way, which
  * waits for the host as long as vbal_vq_wait() lets it.
  */
-void vbal_report_stop(struct vbal_dev *vb)
+void vbal_report_stop(struct vbal_report *r)
 {
-	if (!vb->report.registered)
+	if (!r->registered)
 		return;
-	page_reporting_unregister(&vb->report.prdev);
-	vb->report.registered = false;
+	page_reporting_unregister(&r->prdev);
+	r->registered = false;
 }

@@ -1,30 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The driver's life, and the size worker: the one place where an errno becomes
- * a policy. Touches neither a virtqueue nor a page list.
+ * The driver: parameters, features, and the way of a device through its life
+ * (balloon_life.h): probe, remove, sleep, reboot, and recovery after a break.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include "balloon.h"
-#include "balloon_trace.h"
 
+#include <linux/crash_dump.h>
 #include <linux/module.h>
-#include <linux/oom.h>
 #include <linux/reboot.h>
 #include <linux/slab.h>
 #include <linux/virtio_ring.h>
 
-/* Freed without the host's word at a time; a block of any order fits. */
-#define VBAL_FREE_STEP_PAGES \
-	max_t(unsigned long, SZ_64M >> PAGE_SHIFT, 1UL << VBAL_MAX_ORDER)
-/* How often a balloon at rest is looked at where it may give back. */
-#define VBAL_WATCH_MS 1000
-/* Pause before a broken device is reset: this, doubled each time up to ... */
+#include "balloon_sysfs.h"
+
+/* Pause before a broken device is set up anew: this, doubled each time up to ... */
 #define VBAL_RECOVER_MIN_MS 1000u
 #define VBAL_RECOVER_MAX_MS 60000u
-/* With MUST_TELL_HOST the OOM notifier waits for the host, but not long. */
-#define VBAL_OOM_WAIT_MS 100
-#define VBAL_OOM_PRIORITY 80
+
+/**
+ * enum vbal_transfer - the parameter transfer=
+ * @VBAL_TRANSFER_AUTO: ranges where the device can take them
+ * @VBAL_TRANSFER_PFN: frame numbers only, the letter of the specification
+ * @VBAL_TRANSFER_RANGE: ranges, or a warning
+ */
+enum vbal_transfer {
+	VBAL_TRANSFER_AUTO,
+	VBAL_TRANSFER_PFN,
+	VBAL_TRANSFER_RANGE,
+};
 
 static const char *const vbal_transfer_names[] = {
 	[VBAL_TRANSFER_AUTO] = "auto",
@@ -106,841 +111,206 @@ static const struct virtio_device_id vbal_id_table[] = {
 };
 MODULE_DEVICE_TABLE(virtio, vbal_id_table);
 
-/* For people: what the balloon does, since when, and why. */
-static void vbal_set_state(struct vbal_dev *vb, enum vbal_state state,
-			   const char *why)
-{
-	WRITE_ONCE(vb->why, why);
-	if (vb->state == state)
-		return;
-	vbal_debug_state(vb, state);
-	WRITE_ONCE(vb->state_since_ms, vbal_now_ms());
-	WRITE_ONCE(vb->state, state);
-}
-
-static bool vbal_stopping(struct vbal_dev *vb)
-{
-	return !READ_ONCE(vb->live) || READ_ONCE(vb->wire.stopping);
-}
-
-/* From outside: the size worker looks now, or as soon as it is through. */
-static void vbal_wake_worker(struct vbal_dev *vb)
-{
-	if (!vbal_stopping(vb))
-		mod_delayed_work(vb->wq, &vb->size_work, 0);
-}
-
-/* From the size worker itself: not later than somebody else has asked for. */
-static void vbal_work_again(struct vbal_dev *vb, unsigned int delay_ms)
-{
-	if (!vbal_stopping(vb))
-		queue_delayed_work(vb->wq, &vb->size_work,
-				   msecs_to_jiffies(delay_ms));
-}
-
-/**
- * vbal_resize() - have the size worker look at the target now
- * @vb: the device
- *
- * Also ends a pause that the worker is making.
- *
- * Context: Any.
- */
-void vbal_resize(struct vbal_dev *vb)
-{
-	WRITE_ONCE(vb->retry_now, true);
-	vbal_wake_worker(vb);
-}
-
-static void vbal_free(struct vbal_dev *vb, struct vbal_blocks *blocks)
-{
-	u64 start_ns = ktime_get_ns();
-
-	vbal_pages_free(&vb->pages, blocks);
-	vbal_debug_phase(vb, VBAL_PHASE_FREE, start_ns);
-	cond_resched();
-}
-
-/* Batches in flight that came back: their blocks are held now, or free. */
-static void vbal_collect(struct vbal_dev *vb, struct vbal_batch *batch)
-{
-	vbal_debug_acked(vb, batch);
-	if (batch->id == VBAL_VQ_DEFLATE) {
-		vb->busy_pages += batch->blocks.nr_pages;
-		vbal_free(vb, &batch->blocks);
-	} else {
-		vb->busy_pages -= batch->blocks.nr_pages;
-		vbal_pages_hold(&vb->pages, &batch->blocks, batch->mode);
-	}
-	list_move(&batch->node, &vb->free_batches);
-}
-
-static int vbal_collect_oldest(struct vbal_dev *vb)
-{
-	struct vbal_batch *batch =
-		list_first_entry(&vb->busy_batches, struct vbal_batch, node);
-	u64 start_ns = ktime_get_ns();
-	int ret = vbal_wire_wait(vb, batch);
-
-	vbal_debug_phase(vb, VBAL_PHASE_HOST, start_ns);
-	if (!ret)
-		vbal_collect(vb, batch);
-	return ret;
-}
-
-static void vbal_collect_done(struct vbal_dev *vb)
-{
-	struct vbal_batch *batch, *next;
-
-	list_for_each_entry_safe(batch, next, &vb->busy_batches, node) {
-		if (!vbal_wire_done(vb, batch))
-			break;
-		vbal_collect(vb, batch);
-	}
-}
-
-static int vbal_collect_all(struct vbal_dev *vb)
-{
-	int ret = 0;
-
-	while (!ret && !list_empty(&vb->busy_batches))
-		ret = vbal_collect_oldest(vb);
-	return ret;
-}
-
-static int vbal_get_batch(struct vbal_dev *vb, struct vbal_batch **batch)
-{
-	int ret = 0;
-
-	vbal_collect_done(vb);
-	if (list_empty(&vb->free_batches))
-		ret = vbal_collect_oldest(vb);
-	if (!ret)
-		*batch = list_first_entry(&vb->free_batches, struct vbal_batch,
-					  node);
-	return ret;
-}
-
-/* In flight: the batch keeps its blocks until it is collected. */
-static int vbal_send(struct vbal_dev *vb, struct vbal_batch *batch)
-{
-	u64 start_ns = ktime_get_ns();
-	int ret;
-
-	list_move_tail(&batch->node, &vb->busy_batches);
-	if (batch->id == VBAL_VQ_DEFLATE)
-		vb->busy_pages -= batch->blocks.nr_pages;
-	else
-		vb->busy_pages += batch->blocks.nr_pages;
-	ret = vbal_wire_submit(vb, batch);
-	vbal_debug_phase(vb, VBAL_PHASE_HOST, start_ns);
-	return ret;
-}
-
-static bool vbal_squeezing(struct vbal_dev *vb)
-{
-	return READ_ONCE(vb->guard.policy) == VBAL_GUARD_SQUEEZE;
-}
-
-/* Take blocks for one batch: by range if there are any large enough. */
-static unsigned long vbal_fill(struct vbal_dev *vb, struct vbal_batch *batch,
-			       const struct vbal_verdict *v,
-			       enum vbal_vq_id *id)
-{
-	struct vbal_want want = {
-		.nr_pages = v->grant_pages,
-		.reclaim = v->reclaim,
-		.squeeze = vbal_squeezing(vb),
-	};
-	u64 start_ns = ktime_get_ns();
-
-	*id = VBAL_VQ_REPORT;
-	if (vb->ranges) {
-		vbal_wire_room(vb, batch, VBAL_MODE_RANGE, &want);
-		vbal_pages_alloc(&vb->pages, &want, &batch->blocks);
-	}
-	if (!batch->blocks.nr_pages) {
-		*id = VBAL_VQ_INFLATE;
-		vbal_wire_room(vb, batch, VBAL_MODE_PFN, &want);
-		vbal_pages_alloc(&vb->pages, &want, &batch->blocks);
-	}
-	vbal_debug_phase(vb, VBAL_PHASE_ALLOC, start_ns);
-	return batch->blocks.nr_pages;
-}
-
-static int vbal_inflate(struct vbal_dev *vb, unsigned long want_pages,
-			struct vbal_verdict *v)
-{
-	struct vbal_batch *batch;
-	struct vbal_signals s;
-	enum vbal_vq_id id;
-	int ret;
-
-	/* A page still on its way back must not be given again before. */
-	ret = vbal_wire_drain(vb, VBAL_VQ_DEFLATE);
-	if (!ret)
-		ret = vbal_get_batch(vb, &batch);
-	if (ret)
-		return ret;
-	vbal_guard_sample(&s, vbal_pages_held(&vb->pages),
-			  !vb->pages.adjust_managed);
-	/* What is in flight is as good as gone. */
-	s.held_pages += vb->busy_pages;
-	vbal_guard_ask(&vb->guard, &s, want_pages, v);
-	trace_vbal_guard(vb, &s, want_pages, v);
-	if (!v->grant_pages)
-		return -EAGAIN;
-	if (!vbal_fill(vb, batch, v, &id))
-		return -ENOMEM;
-	ret = vbal_wire_load(vb, batch, id);
-	if (ret) {
-		vbal_pages_discard(&batch->blocks);
-		return ret;
-	}
-	vbal_set_state(vb, VBAL_STATE_INFLATING, "the host asks for more");
-	ret = vbal_send(vb, batch);
-	if (!ret)
-		vbal_guard_progress(&vb->guard);
-	return ret ?: 1;
-}
-
-/* Blocks that travelled by range go back without a word. */
-static int vbal_deflate_range(struct vbal_dev *vb, unsigned long nr_pages)
-{
-	struct vbal_blocks blocks;
-
-	vbal_blocks_init(&blocks);
-	vbal_pages_pick(&vb->pages, VBAL_MODE_RANGE,
-			min_t(unsigned long, nr_pages, VBAL_FREE_STEP_PAGES),
-			&blocks);
-	if (!blocks.nr_pages)
-		return -EBUSY;
-	vbal_free(vb, &blocks);
-	return 1;
-}
-
-/*
- * PFNs go through the deflate queue. Unless the host has to be told first, the
- * pages are the guest's as soon as the request is in the queue.
- */
-static int vbal_deflate_pfn(struct vbal_dev *vb, unsigned long nr_pages)
-{
-	struct vbal_want want = { .nr_pages = nr_pages };
-	struct vbal_batch *batch;
-	int ret;
-
-	ret = vbal_get_batch(vb, &batch);
-	if (ret)
-		return ret;
-	vbal_wire_room(vb, batch, VBAL_MODE_PFN, &want);
-	if (!vbal_pages_pick(&vb->pages, VBAL_MODE_PFN, want.nr_pages,
-			     &batch->blocks))
-		return -EBUSY;
-	ret = vbal_wire_load(vb, batch, VBAL_VQ_DEFLATE);
-	if (WARN_ON_ONCE(ret)) {
-		vbal_pages_put_back(&vb->pages, &batch->blocks, VBAL_MODE_PFN);
-		return ret;
-	}
-	ret = vbal_send(vb, batch);
-	if (!ret && !vbal_has(vb, VIRTIO_BALLOON_F_MUST_TELL_HOST)) {
-		vb->busy_pages += batch->blocks.nr_pages;
-		vbal_free(vb, &batch->blocks);
-	}
-	return ret ?: 1;
-}
-
-static int vbal_deflate(struct vbal_dev *vb, unsigned long nr_pages)
-{
-	if (vbal_pages_choose(&vb->pages, nr_pages) == VBAL_MODE_RANGE)
-		return vbal_deflate_range(vb, nr_pages);
-	return vbal_deflate_pfn(vb, nr_pages);
-}
-
-/* The target in pages. A host that asks for more than there is gets it all. */
-static unsigned long vbal_target_pages(struct vbal_dev *vb)
-{
-	u32 nr_frames = vbal_wire_target_frames(vb);
-	unsigned long nr_pages = vbal_frames_to_pages(nr_frames);
-	unsigned long ram_pages = vbal_ram_pages(vb);
-
-	if (nr_frames != vb->target_frames) {
-		WRITE_ONCE(vb->target_frames, nr_frames);
-		vb->retry_at_ms = 0;
-	}
-	if (nr_pages <= ram_pages)
-		return nr_pages;
-	if (!vb->clamp_warned)
-		dev_warn(
-			&vb->vdev->dev,
-			"the host asks for %lu pages, the guest has %lu; taking that as the target\n",
-			nr_pages, ram_pages);
-	vb->clamp_warned = true;
-	return ram_pages;
-}
-
-/* Under pressure a balloon may shrink below its target, if the host agreed. */
-static unsigned long vbal_pressure_pages(struct vbal_dev *vb,
-					 struct vbal_verdict *v)
-{
-	unsigned long held = vbal_pages_held(&vb->pages);
-	struct vbal_signals s;
-
-	if (!vb->guard.may_give_back || !held || vbal_squeezing(vb))
-		return 0;
-	vbal_guard_sample(&s, held, !vb->pages.adjust_managed);
-	vbal_guard_watch(&vb->guard, &s, v);
-	if (v->give_back_pages)
-		trace_vbal_guard(vb, &s, 0, v);
-	return min(v->give_back_pages, held);
-}
-
-/* Give back at once, whatever the host wants. As vbal_step() returns. */
-static int vbal_relieve(struct vbal_dev *vb, unsigned long nr_pages,
-			const char *why)
-{
-	unsigned long goal = vbal_pages_held(&vb->pages) - nr_pages;
-	int ret = 1;
-
-	vbal_set_state(vb, VBAL_STATE_DEFLATING, why);
-	while (ret > 0 && !vbal_stopping(vb)) {
-		unsigned long have =
-			vbal_pages_held(&vb->pages) + vb->busy_pages;
-
-		if (have <= goal)
-			break;
-		ret = vbal_deflate(vb, have - goal);
-	}
-	return ret;
-}
-
-/*
- * One step towards the target. 1: there may be more to do, 0: at the target,
- * else why not.
- */
-static int vbal_step(struct vbal_dev *vb, struct vbal_verdict *v)
-{
-	unsigned long target = vbal_target_pages(vb);
-	unsigned long have = vbal_pages_held(&vb->pages) + vb->busy_pages;
-
-	if (target > have) {
-		if (vbal_retry_in_ms(vb))
-			return -EINPROGRESS;
-		return vbal_inflate(vb, target - have, v);
-	}
-	if (target < have) {
-		int ret = 0;
-
-		/* Only what has been acknowledged can be taken back. */
-		if (vb->busy_pages > 0)
-			ret = vbal_collect_all(vb);
-		if (ret)
-			return ret;
-		vbal_set_state(vb, VBAL_STATE_DEFLATING,
-			       "the host asks for less");
-		return vbal_deflate(vb, have - target);
-	}
-	return 0;
-}
-
-static u64 vbal_rate(u64 nr_pages, u64 ns)
-{
-	return ns ? mul_u64_u64_div_u64(nr_pages << PAGE_SHIFT, NSEC_PER_SEC,
-					ns) :
-		    0;
-}
-
-static void vbal_resize_begins(struct vbal_dev *vb)
-{
-	if (vb->resize_start_ns)
-		return;
-	vb->resize_start_ns = ktime_get_ns();
-	vb->resize_from_pages = vbal_pages_held(&vb->pages);
-}
-
-static void vbal_resize_ends(struct vbal_dev *vb)
-{
-	unsigned long held = vbal_pages_held(&vb->pages);
-	u64 ns;
-
-	if (!vb->resize_start_ns)
-		return;
-	ns = ktime_get_ns() - vb->resize_start_ns;
-	if (held > vb->resize_from_pages)
-		WRITE_ONCE(vb->last_inflate_bps,
-			   vbal_rate(held - vb->resize_from_pages, ns));
-	else if (held < vb->resize_from_pages)
-		WRITE_ONCE(vb->last_deflate_bps,
-			   vbal_rate(vb->resize_from_pages - held, ns));
-	vb->resize_start_ns = 0;
-}
-
-static void vbal_publish(struct vbal_dev *vb)
-{
-	u32 nr_frames = vbal_pages_to_frames(vbal_pages_held(&vb->pages));
-
-	vbal_wire_set_actual(vb, nr_frames);
-	WRITE_ONCE(vb->actual_frames, nr_frames);
-}
-
-static void vbal_pause(struct vbal_dev *vb, enum vbal_state state,
-		       const char *why, unsigned int pause_ms)
-{
-	vbal_set_state(vb, state, why);
-	WRITE_ONCE(vb->retry_at_ms, vbal_now_ms() + pause_ms);
-	vbal_work_again(vb, pause_ms);
-}
-
-/* At rest: look again only where the balloon might have to give back. */
-static void vbal_rest(struct vbal_dev *vb)
-{
-	if (vb->guard.may_give_back && vbal_pages_held(&vb->pages))
-		vbal_work_again(vb, VBAL_WATCH_MS);
-}
-
-/* What became of a slice, and what follows from it: the only place to decide. */
-static void vbal_settle(struct vbal_dev *vb, int ret,
-			const struct vbal_verdict *v)
-{
-	if (ret <= 0)
-		vbal_resize_ends(vb);
-	switch (ret) {
-	case 1:
-		vbal_work_again(vb, 0);
-		break;
-	case 0:
-		vbal_set_state(vb, VBAL_STATE_AT_TARGET,
-			       "the host has what it asked for");
-		vbal_guard_progress(&vb->guard);
-		vbal_rest(vb);
-		break;
-	case -EAGAIN:
-		vbal_pause(vb, v->state, v->why, v->retry_ms);
-		break;
-	case -EINPROGRESS:
-		vbal_work_again(vb, min_t(u64, VBAL_WATCH_MS,
-					  vbal_retry_in_ms(vb)));
-		break;
-	case -ERANGE:
-		dev_warn_once(&vb->vdev->dev,
-			      "memory beyond 16 TiB cannot be given by PFN\n");
-		fallthrough;
-	case -ENOMEM:
-		dev_info_ratelimited(
-			&vb->vdev->dev,
-			"no pages for the balloon now, trying again later\n");
-		vbal_pause(vb, VBAL_STATE_BACKING_OFF,
-			   "the allocator had no free page",
-			   vbal_guard_alloc_failed(&vb->guard, vbal_now_ms()));
-		break;
-	case -EBUSY:
-		/* Compaction has the pages out; it brings them back. */
-		vbal_work_again(vb, 10);
-		break;
-	default:
-		vbal_device_broke(vb);
-		break;
-	}
-}
-
-/* Blocks that the OOM notifier could not wait for. */
-static void vbal_oom_finish(struct vbal_dev *vb)
-{
-	struct vbal_wire *wire = &vb->wire;
-
-	if (!mutex_trylock(&wire->oom_lock))
-		return;
-	if (wire->oom_batch->blocks.nr_pages &&
-	    vbal_wire_done(vb, wire->oom_batch))
-		vbal_pages_free(&vb->pages, &wire->oom_batch->blocks);
-	mutex_unlock(&wire->oom_lock);
-}
-
-/* One that was pulled out reads as all ones: it seems to need a reset, too. */
-static bool vbal_is_broken(struct vbal_dev *vb)
-{
-	return !vbal_wire_usable(vb, VBAL_VQ_INFLATE) ||
-	       vb->vdev->config->get_status(vb->vdev) &
-		       VIRTIO_CONFIG_S_NEEDS_RESET;
-}
-
-static void vbal_size_work_fn(struct work_struct *work)
-{
-	struct vbal_dev *vb =
-		container_of(to_delayed_work(work), struct vbal_dev, size_work);
-	unsigned long slice_end = jiffies + msecs_to_jiffies(VBAL_SLICE_MS);
-	struct vbal_verdict v = {};
-	unsigned long nr_pages;
-	int ret, drained;
-
-	if (vbal_stopping(vb))
-		return;
-	if (vbal_is_broken(vb)) {
-		vbal_device_broke(vb);
-		return;
-	}
-	if (xchg(&vb->retry_now, false))
-		WRITE_ONCE(vb->retry_at_ms, 0);
-	vbal_oom_finish(vb);
-	vbal_resize_begins(vb);
-	vbal_pages_rewind(&vb->pages);
-	nr_pages = vbal_pressure_pages(vb, &v);
-	if (nr_pages)
-		ret = vbal_relieve(vb, nr_pages, v.why);
-	else
-		do
-			ret = vbal_step(vb, &v);
-		while (ret > 0 && !vbal_stopping(vb) &&
-		       time_before(jiffies, slice_end));
-	/* What was with a broken device is not collected but released. */
-	drained = ret == -EIO ? ret : vbal_collect_all(vb);
-	vbal_publish(vb);
-	vbal_settle(vb, drained ?: ret, &v);
-}
-
-/*
- * The last line before the OOM killer, where DEFLATE_ON_OOM was negotiated.
- * Allocates nothing. With MUST_TELL_HOST pages that travelled as PFNs are free
- * only when the host has answered: for that it waits a moment, and leaves the
- * rest to the size worker.
- */
-static unsigned long vbal_oom_deflate_pfn(struct vbal_dev *vb,
-					  unsigned long nr_pages,
-					  unsigned long end)
-{
-	struct vbal_batch *batch = vb->wire.oom_batch;
-	unsigned long nr_freed;
-	int ret;
-
-	if (batch->blocks.nr_pages || !vbal_wire_done(vb, batch))
-		return 0;
-	nr_pages = min_t(unsigned long, nr_pages,
-			 vbal_wire_free_pfns(vb, batch, VBAL_VQ_DEFLATE) /
-				 VBAL_FRAMES_PER_PAGE);
-	if (!vbal_pages_pick(&vb->pages, VBAL_MODE_PFN, nr_pages,
-			     &batch->blocks))
-		return 0;
-	ret = vbal_wire_load(vb, batch, VBAL_VQ_DEFLATE);
-	if (!ret)
-		ret = vbal_wire_try_submit(vb, batch);
-	if (ret) {
-		vbal_pages_put_back(&vb->pages, &batch->blocks, VBAL_MODE_PFN);
-		return 0;
-	}
-	while (vbal_has(vb, VIRTIO_BALLOON_F_MUST_TELL_HOST) &&
-	       !vbal_wire_done(vb, batch)) {
-		if (time_after(jiffies, end))
-			return 0;
-		schedule_timeout_idle(1);
-	}
-	nr_freed = batch->blocks.nr_pages;
-	vbal_pages_free(&vb->pages, &batch->blocks);
-	return nr_freed;
-}
-
-static unsigned long vbal_oom_deflate(struct vbal_dev *vb,
-				      unsigned long nr_pages)
-{
-	unsigned long end = jiffies + msecs_to_jiffies(VBAL_OOM_WAIT_MS);
-	struct vbal_blocks blocks;
-	unsigned long nr_freed = 0;
-
-	while (nr_freed < nr_pages) {
-		unsigned long left =
-			min(nr_pages - nr_freed, VBAL_FREE_STEP_PAGES);
-		unsigned long nr;
-
-		if (vbal_pages_choose(&vb->pages, left) == VBAL_MODE_RANGE) {
-			vbal_blocks_init(&blocks);
-			nr = vbal_pages_pick(&vb->pages, VBAL_MODE_RANGE, left,
-					     &blocks);
-			vbal_pages_free(&vb->pages, &blocks);
-		} else {
-			nr = vbal_oom_deflate_pfn(vb, left, end);
-		}
-		if (!nr)
-			break;
-		nr_freed += nr;
-	}
-	return nr_freed;
-}
-
-/* The kernel has begun to reclaim; called by the task that does, cannot sleep. */
-static void vbal_guard_wake(struct vbal_guard *g)
-{
-	struct vbal_dev *vb = container_of(g, struct vbal_dev, guard);
-
-	if (vbal_pages_held(&vb->pages))
-		vbal_wake_worker(vb);
-}
-
-static int vbal_oom_notify(struct notifier_block *nb, unsigned long unused,
-			   void *param)
-{
-	struct vbal_dev *vb = container_of(nb, struct vbal_dev, oom_nb);
-	unsigned long *freed = param;
-	unsigned long nr_pages;
-	u64 now_ms = vbal_now_ms();
-
-	if (vbal_stopping(vb) || !mutex_trylock(&vb->wire.oom_lock))
-		return NOTIFY_OK;
-	nr_pages =
-		vbal_oom_deflate(vb, vbal_guard_oom_step(&vb->guard, now_ms));
-	mutex_unlock(&vb->wire.oom_lock);
-	vbal_guard_oom_done(&vb->guard, nr_pages, now_ms);
-	trace_vbal_oom(vb, nr_pages);
-	*freed += nr_pages;
-	vbal_wake_worker(vb);
-	return NOTIFY_OK;
-}
-
-/* Called with both pages locked; the old one is isolated. */
-static int vbal_migrate_page(struct balloon_dev_info *bdi, struct page *newpage,
-			     struct page *page, enum migrate_mode mode)
-{
-	struct vbal_bag *bag = container_of(bdi, struct vbal_bag, singles);
-	struct vbal_pages *vp =
-		container_of(bag - bag->mode, struct vbal_pages, bag[0]);
-	struct vbal_dev *vb = container_of(vp, struct vbal_dev, pages);
-	int ret = -EAGAIN;
-
-	if (!mutex_trylock(&vb->wire.mig_lock))
-		return ret;
-	if (!vbal_stopping(vb))
-		ret = vbal_wire_swap(vb, bag->mode, newpage, page);
-	if (!ret)
-		vbal_pages_migrated(vp, bdi, newpage, page);
-	mutex_unlock(&vb->wire.mig_lock);
-	if (ret == -EIO)
-		vbal_wake_worker(vb);
-	return ret ? -EAGAIN : 0;
-}
-
-static void vbal_pages_enable_migration(struct vbal_pages *vp)
-{
-	unsigned int mode;
-
-	for (mode = 0; mode < VBAL_NR_MODES; mode++)
-		vp->bag[mode].singles.migratepage = vbal_migrate_page;
-}
-
-/* Give all back while the host answers, telling it where it has to be told. */
-static void vbal_give_back_all(struct vbal_dev *vb)
-{
-	unsigned long nr_pages;
-	int ret;
-
-	ret = vbal_collect_all(vb);
-	while (!ret && (nr_pages = vbal_pages_held(&vb->pages))) {
-		ret = vbal_deflate(vb, nr_pages);
-		if (ret == -EBUSY) {
-			/* Compaction has some out, or the OOM notifier. */
-			schedule_timeout_idle(1);
-			ret = vbal_wire_drain(vb, VBAL_VQ_DEFLATE);
-			vbal_oom_finish(vb);
-		}
-		if (ret > 0)
-			ret = vb->busy_pages ? vbal_collect_all(vb) : 0;
-	}
-	if (!ret)
-		ret = vbal_collect_all(vb);
-	if (!ret)
-		ret = vbal_wire_drain(vb, VBAL_VQ_DEFLATE);
-	if (!ret)
-		vbal_publish(vb);
-}
-
-/* The device was reset: what is left is the guest's, no questions asked. */
-static void vbal_release_all(struct vbal_dev *vb)
-{
-	struct vbal_batch *batch, *next;
-	struct vbal_blocks blocks;
-
-	list_for_each_entry_safe(batch, next, &vb->busy_batches, node) {
-		if (batch->id == VBAL_VQ_DEFLATE)
-			vbal_pages_free(&vb->pages, &batch->blocks);
-		else
-			vbal_pages_discard(&batch->blocks);
-		list_move(&batch->node, &vb->free_batches);
-	}
-	vb->busy_pages = 0;
-	mutex_lock(&vb->wire.oom_lock);
-	if (vb->wire.oom_batch->blocks.nr_pages)
-		vbal_pages_free(&vb->pages, &vb->wire.oom_batch->blocks);
-	mutex_unlock(&vb->wire.oom_lock);
-
-	vbal_blocks_init(&blocks);
-	while (vbal_pages_held(&vb->pages)) {
-		enum vbal_mode mode =
-			vbal_pages_choose(&vb->pages, VBAL_FREE_STEP_PAGES);
-
-		vbal_pages_pick(&vb->pages, mode, VBAL_FREE_STEP_PAGES,
-				&blocks);
-		/* Compaction has some out; it brings them back. */
-		if (!blocks.nr_pages)
-			schedule_timeout_idle(1);
-		vbal_free(vb, &blocks);
-	}
-	vbal_hint_release(vb);
-}
-
 static void vbal_stop_services(struct vbal_dev *vb)
 {
-	vbal_report_stop(vb);
-	vbal_guard_stop(&vb->guard);
-	vbal_hint_stop(vb);
-	vbal_stats_stop(vb);
+	vbal_report_stop(&vb->report);
+	vbal_size_stop(&vb->size);
+	vbal_hint_stop(&vb->hint);
+	vbal_stats_stop(&vb->stats);
 }
 
-/* All of them notify the device: after DRIVER_OK. */
+/*
+ * A range is given without the inflate queue and taken without the deflate
+ * queue. With MUST_TELL_HOST nothing may be taken without a word.
+ */
+static bool vbal_use_ranges(struct vbal_dev *vb)
+{
+	bool usable =
+		vbal_wire_ranges_usable(&vb->wire) &&
+		!vbal_wire_has(&vb->wire, VIRTIO_BALLOON_F_MUST_TELL_HOST);
+
+	if (vbal_transfer == VBAL_TRANSFER_RANGE && !usable)
+		dev_warn(
+			&vb->wire.vdev->dev,
+			"transfer=range needs a device that takes free page reports, and no MUST_TELL_HOST; using pfn\n");
+	return usable && vbal_transfer != VBAL_TRANSFER_PFN;
+}
+
+/* All of them may notify the device: after DRIVER_OK. */
 static int vbal_start_services(struct vbal_dev *vb)
 {
 	int ret;
 
-	ret = vbal_stats_start(vb);
+	ret = vbal_stats_start(&vb->stats);
 	if (!ret)
-		ret = vbal_hint_start(vb);
+		ret = vbal_hint_start(&vb->hint);
 	if (!ret)
-		ret = vbal_guard_start(&vb->guard, vbal_guard_wake);
+		ret = vbal_size_start(&vb->size, vbal_use_ranges(vb));
 	if (!ret)
-		ret = vbal_report_start(vb);
-	if (ret)
-		vbal_stop_services(vb);
+		ret = vbal_report_start(&vb->report);
+	/* The device may have broken in the meantime. */
+	if (!ret && vbal_life_try(&vb->wire.life, VBAL_LIFE_UP) < 0)
+		ret = -EIO;
 	return ret;
+}
+
+/* From any state but DOWN and GONE to DOWN; @tell: the host may still answer. */
+static void vbal_disconnect_locked(struct vbal_dev *vb, bool tell)
+{
+	enum vbal_life_state state = vbal_life_now(&vb->wire.life);
+
+	lockdep_assert_held(&vb->life_lock);
+	if (state == VBAL_LIFE_DOWN || state == VBAL_LIFE_GONE)
+		return;
+	/* Refused where the device broke, or never was up. */
+	tell = vbal_life_try(&vb->wire.life, VBAL_LIFE_STOPPING) >= 0 && tell;
+	vbal_stop_services(vb);
+	if (tell)
+		vbal_size_give_back(&vb->size);
+	vbal_wire_kill(&vb->wire);
+	vbal_size_release(&vb->size);
+	vbal_hint_release(&vb->hint);
+	vbal_wire_disconnect(&vb->wire);
 }
 
 static int vbal_connect(struct vbal_dev *vb)
 {
 	int ret;
 
-	mutex_lock(&vb->life);
-	ret = vbal_wire_connect(vb);
+	mutex_lock(&vb->life_lock);
+	/* Another kernel is to follow, or this is one restore too many. */
+	ret = -EBUSY;
+	if (vbal_life_now(&vb->wire.life) != VBAL_LIFE_DOWN)
+		goto out;
+	ret = vbal_wire_connect(&vb->wire);
 	if (ret)
 		goto out;
-	vb->ranges = vbal_transfer != VBAL_TRANSFER_PFN &&
-		     vbal_wire_ranges_usable(vb);
-	if (vbal_transfer == VBAL_TRANSFER_RANGE && !vb->ranges)
-		dev_warn(
-			&vb->vdev->dev,
-			"transfer=range needs a device that takes free page reports; using pfn\n");
-	virtio_device_ready(vb->vdev);
+	virtio_device_ready(vb->wire.vdev);
 	ret = vbal_start_services(vb);
-	if (ret) {
-		vbal_wire_kill(vb);
-		vbal_hint_release(vb);
-		vbal_wire_disconnect(vb);
-		goto out;
-	}
-	vbal_set_state(vb, VBAL_STATE_AT_TARGET, "set up a moment ago");
-	WRITE_ONCE(vb->live, true);
-	vbal_resize(vb);
-	vbal_hint_changed(vb);
+	if (ret)
+		vbal_disconnect_locked(vb, false);
 out:
-	mutex_unlock(&vb->life);
-	return ret;
-}
-
-/* Stop whatever may talk to the host. Nothing is given back. */
-static void vbal_quiesce(struct vbal_dev *vb)
-{
-	lockdep_assert_held(&vb->life);
-	WRITE_ONCE(vb->live, false);
-	WRITE_ONCE(vb->wire.stopping, true);
-	vbal_stop_services(vb);
-	cancel_delayed_work_sync(&vb->size_work);
+	mutex_unlock(&vb->life_lock);
+	if (ret)
+		return ret;
+	vbal_size_retry(&vb->size);
+	vbal_hint_changed(&vb->hint);
+	return 0;
 }
 
 static void vbal_disconnect(struct vbal_dev *vb)
 {
-	mutex_lock(&vb->life);
-	if (!vb->live)
-		goto out;
-	vbal_quiesce(vb);
-	vbal_give_back_all(vb);
-	vbal_wire_kill(vb);
-	vbal_release_all(vb);
-	vbal_wire_disconnect(vb);
-	WRITE_ONCE(vb->actual_frames, 0);
-out:
-	mutex_unlock(&vb->life);
+	mutex_lock(&vb->life_lock);
+	vbal_disconnect_locked(vb, true);
+	mutex_unlock(&vb->life_lock);
 }
 
-/**
- * vbal_device_broke() - have a device reset that broke, or that asked for it
- * @vb: the device
- *
- * What it held goes back to the guest; then it is set up anew and the host's
- * target followed again (virtio 1.2, 2.1.2). Each time after a longer pause,
- * unless that is long ago. One that was pulled out only loses its pages.
- *
- * Context: Process context.
+/* The last disconnect: nothing connects any more. */
+static void vbal_end(struct vbal_dev *vb, bool tell)
+{
+	mutex_lock(&vb->life_lock);
+	vbal_disconnect_locked(vb, tell);
+	/* Refused where a reboot has done so before. */
+	vbal_life_try(&vb->wire.life, VBAL_LIFE_GONE);
+	mutex_unlock(&vb->life_lock);
+}
+
+/*
+ * A device that broke, or that asked for it (virtio 1.2, 2.1.2), has been reset
+ * by whoever noticed. What it held goes back to the guest at once; then it is
+ * set up anew, each time after a longer pause, unless that is long ago. One
+ * that was pulled out only loses its pages.
  */
-void vbal_device_broke(struct vbal_dev *vb)
+static void vbal_broke(struct vbal_wire *wire)
+{
+	struct vbal_dev *vb = container_of(wire, struct vbal_dev, wire);
+
+	dev_err_ratelimited(
+		&wire->vdev->dev,
+		"the device broke, giving its pages back and resetting it\n");
+	mod_delayed_work(vb->side_wq, &vb->recover_work, 0);
+}
+
+static unsigned int vbal_recover_pause(struct vbal_dev *vb)
 {
 	u64 since_ms = vbal_now_ms() - vb->recovered_at_ms;
 
-	if (vbal_stopping(vb) || delayed_work_pending(&vb->recover_work))
-		return;
-	vbal_set_state(vb, VBAL_STATE_BROKEN, "the device stopped working");
-	dev_err_ratelimited(
-		&vb->vdev->dev,
-		"the device broke, giving its pages back and resetting it\n");
 	if (since_ms > 2 * VBAL_RECOVER_MAX_MS)
 		vb->recover_pause_ms = 0;
 	vb->recover_pause_ms = clamp(2 * vb->recover_pause_ms,
 				     VBAL_RECOVER_MIN_MS, VBAL_RECOVER_MAX_MS);
+	return vb->recover_pause_ms;
+}
+
+static void vbal_recover_later(struct vbal_dev *vb, unsigned int pause_ms)
+{
 	queue_delayed_work(vb->side_wq, &vb->recover_work,
-			   msecs_to_jiffies(vb->recover_pause_ms));
+			   msecs_to_jiffies(pause_ms));
 }
 
 #ifdef CONFIG_PM_SLEEP
-static void vbal_recover(struct vbal_dev *vb)
+static void vbal_set_up_anew(struct vbal_dev *vb)
 {
+	struct virtio_device *vdev = vb->wire.vdev;
 	int ret;
 
 	vb->nr_recoveries++;
 	vb->recovered_at_ms = vbal_now_ms();
-	ret = virtio_device_freeze(vb->vdev);
+	ret = virtio_device_freeze(vdev);
 	if (!ret)
-		ret = virtio_device_restore(vb->vdev);
-	if (!ret)
-		return;
-	dev_err_ratelimited(
-		&vb->vdev->dev,
-		"the device could not be set up again (%d), trying later\n",
-		ret);
-	queue_delayed_work(vb->side_wq, &vb->recover_work,
-			   msecs_to_jiffies(VBAL_RECOVER_MAX_MS));
+		ret = virtio_device_restore(vdev);
+	if (ret)
+		dev_err_ratelimited(
+			&vdev->dev,
+			"the device could not be set up again (%d), trying later\n",
+			ret);
 }
 
-static void vbal_recover_work_fn(struct work_struct *work)
+/* Remove and sleep have the device's lock; remove waits for this work. */
+static void vbal_recover(struct vbal_dev *vb)
 {
-	struct vbal_dev *vb = container_of(to_delayed_work(work),
-					   struct vbal_dev, recover_work);
-	struct virtio_device *vdev = vb->vdev;
+	struct virtio_device *vdev = vb->wire.vdev;
 
-	/* Remove has the lock and waits for us: then there is nothing to do. */
 	if (!device_trylock(&vdev->dev)) {
-		if (!vbal_stopping(vb))
-			queue_delayed_work(vb->side_wq, &vb->recover_work, HZ);
+		vbal_recover_later(vb, VBAL_RECOVER_MIN_MS);
 		return;
 	}
-	if (vbal_wire_gone(vb))
-		vbal_disconnect(vb);
-	else if (!vb->live || vbal_is_broken(vb))
-		vbal_recover(vb);
-	/* else it slept and woke up meanwhile, which does the same. */
+	if (vbal_life_now(&vb->wire.life) == VBAL_LIFE_DOWN &&
+	    !vbal_wire_gone(&vb->wire))
+		vbal_set_up_anew(vb);
 	device_unlock(&vdev->dev);
+	if (vbal_life_now(&vb->wire.life) == VBAL_LIFE_DOWN &&
+	    !vbal_wire_gone(&vb->wire))
+		vbal_recover_later(vb, VBAL_RECOVER_MAX_MS);
 }
 #else
-/* Without the core's freeze and restore there is only the first half. */
+/* Without the core's freeze and restore the guest has its memory, and that's it. */
+static void vbal_recover(struct vbal_dev *vb)
+{
+}
+#endif
+
 static void vbal_recover_work_fn(struct work_struct *work)
 {
 	struct vbal_dev *vb = container_of(to_delayed_work(work),
 					   struct vbal_dev, recover_work);
 
-	vbal_disconnect(vb);
+	switch (vbal_life_now(&vb->wire.life)) {
+	case VBAL_LIFE_RESETTING:
+	case VBAL_LIFE_DEAD:
+		vbal_disconnect(vb);
+		vbal_size_set_state(&vb->size, VBAL_STATE_BROKEN,
+				    "the device stopped working");
+		vbal_recover_later(vb, vbal_recover_pause(vb));
+		break;
+	case VBAL_LIFE_DOWN:
+		vbal_recover(vb);
+		break;
+	default:
+		/* It slept and woke up meanwhile, which does the same. */
+		break;
+	}
 }
-#endif
 
 /* Another kernel may run next: nothing of ours may be with the host then. */
 static int vbal_reboot_notify(struct notifier_block *nb, unsigned long action,
@@ -948,161 +318,128 @@ static int vbal_reboot_notify(struct notifier_block *nb, unsigned long action,
 {
 	struct vbal_dev *vb = container_of(nb, struct vbal_dev, reboot_nb);
 
-	/* One under way would bring the device back; none begins after. */
-	cancel_delayed_work_sync(&vb->recover_work);
-	mutex_lock(&vb->life);
-	if (vb->live) {
-		vbal_quiesce(vb);
-		vbal_wire_kill(vb);
-	}
-	mutex_unlock(&vb->life);
+	vbal_end(vb, false);
 	cancel_delayed_work_sync(&vb->recover_work);
 	return NOTIFY_DONE;
 }
 
 static void vbal_config_changed(struct virtio_device *vdev)
 {
-	struct vbal_dev *vb = vdev->priv;
+	struct vbal_dev *vb = vbal_dev_of(vdev);
 
-	vbal_wake_worker(vb);
-	if (READ_ONCE(vb->live))
-		vbal_hint_changed(vb);
+	vbal_size_wake(&vb->size);
+	vbal_hint_changed(&vb->hint);
 }
 
 static int vbal_create_workqueues(struct vbal_dev *vb)
 {
-	const unsigned int flags = WQ_UNBOUND | WQ_FREEZABLE | WQ_MEM_RECLAIM;
+	const unsigned int flags = WQ_UNBOUND | WQ_FREEZABLE;
 
-	vb->wq = alloc_workqueue("vballoon", flags, 1);
-	vb->stats_wq = alloc_workqueue("vballoon_stats", flags | WQ_HIGHPRI, 1);
-	vb->side_wq =
-		alloc_workqueue("vballoon_side", WQ_UNBOUND | WQ_FREEZABLE, 2);
-	return vb->wq && vb->stats_wq && vb->side_wq ? 0 : -ENOMEM;
+	vb->stats_wq = alloc_workqueue("vballoon_stats",
+				       flags | WQ_MEM_RECLAIM | WQ_HIGHPRI, 1);
+	vb->side_wq = alloc_workqueue("vballoon_side", flags, 2);
+	return vb->stats_wq && vb->side_wq ? 0 : -ENOMEM;
 }
 
-static void vbal_destroy_workqueues(struct vbal_dev *vb)
+static void vbal_dev_free(struct vbal_dev *vb)
 {
+	vbal_size_free(&vb->size);
+	vbal_report_free(&vb->report);
 	if (vb->side_wq)
 		destroy_workqueue(vb->side_wq);
 	if (vb->stats_wq)
 		destroy_workqueue(vb->stats_wq);
-	if (vb->wq)
-		destroy_workqueue(vb->wq);
+	kfree(vb);
 }
 
 static struct vbal_dev *vbal_dev_alloc(struct virtio_device *vdev)
 {
 	struct vbal_dev *vb = kzalloc(sizeof(*vb), GFP_KERNEL);
-	bool on_oom = virtio_has_feature(vdev, VIRTIO_BALLOON_F_DEFLATE_ON_OOM);
+	int ret;
 
 	if (!vb)
 		return NULL;
-	vb->vdev = vdev;
-	mutex_init(&vb->life);
-	INIT_DELAYED_WORK(&vb->size_work, vbal_size_work_fn);
+	mutex_init(&vb->life_lock);
 	INIT_DELAYED_WORK(&vb->recover_work, vbal_recover_work_fn);
-	INIT_LIST_HEAD(&vb->free_batches);
-	INIT_LIST_HEAD(&vb->busy_batches);
-	vb->oom_nb.notifier_call = vbal_oom_notify;
-	vb->oom_nb.priority = VBAL_OOM_PRIORITY;
 	vb->reboot_nb.notifier_call = vbal_reboot_notify;
-	vbal_pages_init(&vb->pages, !on_oom);
-	vbal_pages_enable_migration(&vb->pages);
-	vbal_guard_init(&vb->guard, totalram_pages(), on_oom);
-	vbal_stats_init(vb);
-	vbal_hint_init(vb);
+	vbal_wire_init(&vb->wire, vdev, vbal_broke);
+	ret = vbal_create_workqueues(vb);
+	if (!ret)
+		ret = vbal_size_alloc(&vb->size, &vb->wire);
+	if (!ret)
+		ret = vbal_report_alloc(&vb->report, &vb->wire);
+	if (ret) {
+		vbal_dev_free(vb);
+		return NULL;
+	}
+	vbal_stats_init(&vb->stats, &vb->wire, vb->stats_wq);
+	vbal_hint_init(&vb->hint, &vb->size, vb->side_wq);
 	return vb;
-}
-
-static int vbal_register_notifiers(struct vbal_dev *vb)
-{
-	int ret;
-
-	ret = register_reboot_notifier(&vb->reboot_nb);
-	if (ret)
-		return ret;
-	if (!vbal_has(vb, VIRTIO_BALLOON_F_DEFLATE_ON_OOM))
-		return 0;
-	ret = register_oom_notifier(&vb->oom_nb);
-	if (ret)
-		unregister_reboot_notifier(&vb->reboot_nb);
-	return ret;
-}
-
-static void vbal_unregister_notifiers(struct vbal_dev *vb)
-{
-	if (vbal_has(vb, VIRTIO_BALLOON_F_DEFLATE_ON_OOM))
-		unregister_oom_notifier(&vb->oom_nb);
-	unregister_reboot_notifier(&vb->reboot_nb);
 }
 
 static int vbal_probe(struct virtio_device *vdev)
 {
 	struct vbal_dev *vb;
-	unsigned int i;
 	int ret;
 
 	if (!vdev->config->get) {
 		dev_err(&vdev->dev, "the device has no config space\n");
 		return -EINVAL;
 	}
+	if (is_kdump_kernel()) {
+		dev_info(&vdev->dev, "a crash kernel has nothing to give\n");
+		return -ENODEV;
+	}
 	vb = vbal_dev_alloc(vdev);
 	if (!vb)
 		return -ENOMEM;
-	vdev->priv = vb;
-	ret = vbal_wire_alloc(vb);
+	ret = register_reboot_notifier(&vb->reboot_nb);
 	if (ret)
-		goto err_wire;
-	for (i = 0; i < VBAL_NR_BATCHES; i++)
-		list_add(&vb->wire.batch[i]->node, &vb->free_batches);
-	ret = vbal_create_workqueues(vb);
-	if (ret)
-		goto err_workqueues;
-	ret = vbal_register_notifiers(vb);
-	if (ret)
-		goto err_workqueues;
-	vbal_debug_init(vb);
+		goto err_free;
+	vbal_sysfs_init(vb);
 	ret = vbal_connect(vb);
 	if (ret)
-		goto err_debug;
+		goto err_sysfs;
 	return 0;
 
-err_debug:
-	vbal_debug_exit(vb);
-	vbal_unregister_notifiers(vb);
-err_workqueues:
-	vbal_destroy_workqueues(vb);
-err_wire:
-	vbal_wire_free(vb);
-	kfree(vb);
+err_sysfs:
+	vbal_sysfs_exit(vb);
+	unregister_reboot_notifier(&vb->reboot_nb);
+	cancel_delayed_work_sync(&vb->recover_work);
+err_free:
+	vbal_dev_free(vb);
 	return ret;
 }
 
 static void vbal_remove(struct virtio_device *vdev)
 {
-	struct vbal_dev *vb = vdev->priv;
+	struct vbal_dev *vb = vbal_dev_of(vdev);
 
-	vbal_debug_exit(vb);
-	vbal_unregister_notifiers(vb);
-	vbal_disconnect(vb);
-	/* Once more: it may not have come back from its last reset. */
-	vbal_wire_reset(vb);
+	vbal_sysfs_exit(vb);
+	unregister_reboot_notifier(&vb->reboot_nb);
+	vbal_end(vb, true);
 	cancel_delayed_work_sync(&vb->recover_work);
-	vbal_destroy_workqueues(vb);
-	vbal_wire_free(vb);
-	kfree(vb);
+	/* Once more: it may not have come back from its last reset. */
+	vbal_wire_reset(&vb->wire);
+	vbal_dev_free(vb);
 }
 
 #ifdef CONFIG_PM_SLEEP
 static int vbal_freeze(struct virtio_device *vdev)
 {
-	vbal_disconnect(vdev->priv);
+	vbal_disconnect(vbal_dev_of(vdev));
 	return 0;
 }
 
 static int vbal_restore(struct virtio_device *vdev)
 {
-	return vbal_connect(vdev->priv);
+	struct vbal_dev *vb = vbal_dev_of(vdev);
+	int ret = vbal_connect(vb);
+
+	/* Nobody else would try again. */
+	if (ret)
+		vbal_recover_later(vb, VBAL_RECOVER_MAX_MS);
+	return ret;
 }
 #endif
 
@@ -1165,10 +502,10 @@ static int __init vbal_init(void)
 	int ret;
 
 	vbal_pages_probe_uncleared();
-	vbal_debug_register();
+	vbal_sysfs_register();
 	ret = register_virtio_driver(&vbal_driver);
 	if (ret) {
-		vbal_debug_unregister();
+		vbal_sysfs_unregister();
 		return ret;
 	}
 	bus_for_each_dev(vbal_driver.driver.bus, NULL, NULL,
@@ -1180,7 +517,7 @@ module_init(vbal_init);
 static void __exit vbal_exit(void)
 {
 	unregister_virtio_driver(&vbal_driver);
-	vbal_debug_unregister();
+	vbal_sysfs_unregister();
 }
 module_exit(vbal_exit);
 

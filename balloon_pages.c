@@ -4,8 +4,11 @@
  * which to give back, and their accounting. Knows nothing of virtio.
  *
  * A block carries its order in page_private() of its first page while it is on
- * its way; held blocks stand on a list per order. So no memory is ever needed
- * to inflate or deflate but the pages themselves.
+ * its way. Held blocks stand on a list per order at first: a balloon that moves
+ * gives them back as they are. Once it rests they are settled: handed, page by
+ * page, to the kernel's balloon core, so that each can make way for others. What
+ * comes back from there is put together again. So no memory is ever needed to
+ * inflate or deflate but the pages themselves.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -13,6 +16,7 @@
 #include "balloon_trace.h"
 
 #include <linux/log2.h>
+#include <linux/migrate.h>
 #include <linux/module.h>
 #include <linux/vmstat.h>
 
@@ -51,6 +55,35 @@ static void vbal_blocks_add(struct vbal_blocks *blocks, struct page *page,
 	blocks->nr_blocks++;
 }
 
+/* The host has taken the new page for the old one. */
+static void vbal_pages_migrated(struct vbal_pages *vp,
+				struct balloon_dev_info *bdi,
+				struct page *newpage, struct page *page)
+{
+	if (vp->adjust_managed && page_zone(page) != page_zone(newpage)) {
+		adjust_managed_page_count(page, 1);
+		adjust_managed_page_count(newpage, -1);
+	}
+	vbal_balloon_page_swap(bdi, newpage, page);
+	atomic_long_inc(&vp->nr_migrated);
+}
+
+/* From compaction and its like, with both pages locked; the old one is isolated. */
+static int vbal_pages_migrate(struct balloon_dev_info *bdi,
+			      struct page *newpage, struct page *page,
+			      enum migrate_mode mode)
+{
+	struct vbal_bag *bag = container_of(bdi, struct vbal_bag, singles);
+	struct vbal_pages *vp =
+		container_of(bag - bag->mode, struct vbal_pages, bag[0]);
+	int ret = vp->migrate(vp, bag->mode, newpage, page,
+			      mode != MIGRATE_ASYNC);
+
+	if (!ret)
+		vbal_pages_migrated(vp, bdi, newpage, page);
+	return ret;
+}
+
 /**
  * vbal_pages_init() - make an empty balloon
  * @vp: the pages
@@ -74,6 +107,7 @@ void vbal_pages_init(struct vbal_pages *vp, bool adjust_managed)
 		for (order = 0; order < VBAL_NR_ORDERS; order++)
 			INIT_LIST_HEAD(&bag->blocks[order]);
 		balloon_devinfo_init(&bag->singles);
+		bag->singles.migratepage = vbal_pages_migrate;
 	}
 }
 
@@ -220,120 +254,27 @@ static void vbal_block_clear_offline(struct page *page, unsigned int order)
 		__ClearPageOffline(page + i);
 }
 
+/* As the balloon core counts single pages; @nr_pages is negative on the way out. */
+static void vbal_block_count(struct page *page, long nr_pages)
+{
+	if (nr_pages > 0)
+		count_vm_events(BALLOON_INFLATE, nr_pages);
+	else
+		count_vm_events(BALLOON_DEFLATE, -nr_pages);
+	vbal_mod_balloon_pages(page, nr_pages);
+}
+
 static void vbal_bag_put_block(struct vbal_pages *vp, struct vbal_bag *bag,
 			       struct page *page, unsigned int order)
 {
 	unsigned long flags;
 
 	vbal_block_set_offline(page, order);
+	vbal_block_count(page, 1L << order);
 	spin_lock_irqsave(&vp->lock, flags);
 	list_add(&page->lru, &bag->blocks[order]);
 	bag->nr_blocks[order]++;
 	spin_unlock_irqrestore(&vp->lock, flags);
-}
-
-/* Smaller blocks become single pages, so that compaction can move them. */
-static void vbal_bag_put_singles(struct vbal_bag *bag, struct page *page,
-				 unsigned int order)
-{
-	LIST_HEAD(pages);
-	unsigned long i;
-
-	if (order)
-		split_page(page, order);
-	for (i = 0; i < 1UL << order; i++) {
-		set_page_private(page + i, 0);
-		list_add_tail(&page[i].lru, &pages);
-	}
-	atomic_long_add(1L << order, &bag->nr_singles);
-	balloon_page_list_enqueue(&bag->singles, &pages);
-}
-
-static void vbal_bag_put_all(struct vbal_pages *vp, struct vbal_blocks *in,
-			     enum vbal_mode mode)
-{
-	struct vbal_bag *bag = &vp->bag[mode];
-	struct page *page, *next;
-
-	list_for_each_entry_safe(page, next, &in->list, lru) {
-		unsigned int order = vbal_block_order(page);
-
-		list_del(&page->lru);
-		if (order >= VBAL_BLOCK_ORDER)
-			vbal_bag_put_block(vp, bag, page, order);
-		else
-			vbal_bag_put_singles(bag, page, order);
-	}
-	vbal_blocks_init(in);
-}
-
-/*
- * Compaction may have seen a page when it was still movable, and try its lock
- * only now; the balloon core takes that lock for granted. While it tries it has
- * a reference.
- */
-static void vbal_block_wait_unseen(struct page *page)
-{
-	unsigned long end = jiffies + HZ;
-
-	while (page_count(page) > 1 && time_before(jiffies, end))
-		cond_resched();
-}
-
-/**
- * vbal_pages_put_back() - return picked blocks to their bag
- * @vp: the pages
- * @in: blocks from vbal_pages_pick(), empty afterwards
- * @mode: the bag that they came from
- *
- * Context: Process context.
- */
-void vbal_pages_put_back(struct vbal_pages *vp, struct vbal_blocks *in,
-			 enum vbal_mode mode)
-{
-	struct page *page;
-
-	vbal_for_each_block(page, in)
-		vbal_block_wait_unseen(page);
-	vbal_bag_put_all(vp, in, mode);
-}
-
-/* The balloon core counts single pages itself. */
-static void vbal_block_count(struct page *page, unsigned int order,
-			     enum vm_event_item event)
-{
-	if (order < VBAL_BLOCK_ORDER)
-		return;
-	count_vm_events(event, 1L << order);
-	vbal_mod_balloon_pages(page, event == BALLOON_INFLATE ? 1L << order :
-								-(1L << order));
-}
-
-/**
- * vbal_pages_hold() - account acknowledged blocks as ballooned
- * @vp: the pages
- * @in: blocks that the host has acknowledged, empty afterwards
- * @mode: how they travelled
- *
- * Context: Size worker.
- */
-void vbal_pages_hold(struct vbal_pages *vp, struct vbal_blocks *in,
-		     enum vbal_mode mode)
-{
-	struct vbal_tally tally = {};
-	struct page *page;
-
-	vbal_for_each_block(page, in) {
-		unsigned int order = vbal_block_order(page);
-
-		vbal_block_count(page, order, BALLOON_INFLATE);
-		if (vp->adjust_managed)
-			vbal_tally_add(&tally, page, -(1L << order));
-	}
-	vbal_tally_flush(&tally);
-	atomic_long_add(in->nr_pages, &vp->nr_held);
-	atomic_long_add(in->nr_pages, &vp->nr_given);
-	vbal_bag_put_all(vp, in, mode);
 }
 
 static struct page *vbal_bag_pop(struct vbal_pages *vp, struct vbal_bag *bag,
@@ -354,22 +295,225 @@ static struct page *vbal_bag_pop(struct vbal_pages *vp, struct vbal_bag *bag,
 	return page;
 }
 
+/* The core takes them under a lock with interrupts off: not too many at once. */
+#define VBAL_CORE_CHUNK_PAGES 512ul
+
+static void vbal_bag_put_chunk(struct vbal_bag *bag, struct page *page,
+			       unsigned long nr_pages)
+{
+	LIST_HEAD(pages);
+	unsigned long i;
+
+	for (i = 0; i < nr_pages; i++) {
+		set_page_private(page + i, 0);
+		list_add_tail(&page[i].lru, &pages);
+	}
+	atomic_long_add(nr_pages, &bag->nr_singles);
+	balloon_page_list_enqueue(&bag->singles, &pages);
+}
+
+/* From here on each page can move by itself. */
+static void vbal_bag_put_singles(struct vbal_bag *bag, struct page *page,
+				 unsigned int order)
+{
+	unsigned long left = 1UL << order;
+
+	if (order)
+		split_page(page, order);
+	while (left) {
+		unsigned long nr_pages = min(left, VBAL_CORE_CHUNK_PAGES);
+
+		vbal_bag_put_chunk(bag, page, nr_pages);
+		page += nr_pages;
+		left -= nr_pages;
+	}
+}
+
+/* Whole only where nobody asks for the place before the balloon has rested. */
+static bool vbal_pages_may_stay_whole(struct vbal_pages *vp, struct page *page,
+				      unsigned int order)
+{
+	return order >= VBAL_BLOCK_ORDER && !READ_ONCE(vp->offlining) &&
+	       !vbal_zone_has_cma(page_zone(page));
+}
+
+static void vbal_bag_put_all(struct vbal_pages *vp, struct vbal_blocks *in,
+			     enum vbal_mode mode)
+{
+	struct vbal_bag *bag = &vp->bag[mode];
+	struct page *page, *next;
+
+	list_for_each_entry_safe(page, next, &in->list, lru) {
+		unsigned int order = vbal_block_order(page);
+
+		list_del(&page->lru);
+		if (vbal_pages_may_stay_whole(vp, page, order))
+			vbal_bag_put_block(vp, bag, page, order);
+		else
+			vbal_bag_put_singles(bag, page, order);
+	}
+	vbal_blocks_init(in);
+}
+
+/**
+ * vbal_pages_hold() - account acknowledged blocks as ballooned
+ * @vp: the pages
+ * @in: blocks that the host has acknowledged, empty afterwards
+ * @mode: how they travelled
+ *
+ * Context: Size worker.
+ */
+void vbal_pages_hold(struct vbal_pages *vp, struct vbal_blocks *in,
+		     enum vbal_mode mode)
+{
+	struct vbal_tally tally = {};
+	struct page *page;
+
+	vbal_for_each_block(page, in) {
+		if (!vp->adjust_managed)
+			break;
+		vbal_tally_add(&tally, page, -(1L << vbal_block_order(page)));
+	}
+	vbal_tally_flush(&tally);
+	atomic_long_add(in->nr_pages, &vp->nr_held);
+	atomic_long_add(in->nr_pages, &vp->nr_given);
+	vbal_bag_put_all(vp, in, mode);
+}
+
+/* How many pages follow @page in @pages and in memory, itself included. */
+static unsigned long vbal_run_length(struct page *page, struct list_head *pages)
+{
+	unsigned long nr_pages = 1;
+
+	while (!list_is_last(&page->lru, pages) &&
+	       list_next_entry(page, lru) == page + 1) {
+		page++;
+		nr_pages++;
+	}
+	return nr_pages;
+}
+
+/*
+ * Make one block of single pages again. Somebody who walks over memory may have
+ * a reference to one for a moment; then nothing comes of it.
+ */
+static bool vbal_block_join(struct page *page, unsigned int order)
+{
+	unsigned long i;
+
+	for (i = 1; i < 1UL << order; i++)
+		if (!page_ref_freeze(page + i, 1))
+			break;
+	if (i == 1UL << order)
+		return true;
+	while (--i)
+		page_ref_unfreeze(page + i, 1);
+	return false;
+}
+
+/* The first pages of @pages become a block: as large as run and place allow. */
+static unsigned long vbal_blocks_join_first(struct vbal_blocks *out,
+					    struct list_head *pages)
+{
+	struct page *page = list_first_entry(pages, struct page, lru);
+	unsigned long pfn = page_to_pfn(page), i;
+	unsigned int order = ilog2(vbal_run_length(page, pages));
+
+	order = min_t(unsigned int, order, VBAL_MAX_ORDER);
+	if (pfn)
+		order = min_t(unsigned int, order, __ffs(pfn));
+	if (order && !vbal_block_join(page, order))
+		order = 0;
+	for (i = 0; i < 1UL << order; i++) {
+		list_del(&page[i].lru);
+		page[i].mapping = NULL;
+	}
+	vbal_blocks_add(out, page, order);
+	return 1UL << order;
+}
+
 /* Isolated pages are missed: fewer than @nr_pages may come. */
 static unsigned long vbal_bag_pick_singles(struct vbal_bag *bag,
 					   unsigned long nr_pages,
 					   struct vbal_blocks *out)
 {
-	struct page *page, *next;
-	unsigned long nr_picked;
+	unsigned long nr_picked = 0, nr;
 	LIST_HEAD(pages);
 
-	nr_picked = balloon_page_list_dequeue(&bag->singles, &pages, nr_pages);
-	atomic_long_sub(nr_picked, &bag->nr_singles);
-	list_for_each_entry_safe(page, next, &pages, lru) {
-		list_del(&page->lru);
-		vbal_blocks_add(out, page, 0);
-	}
+	do {
+		nr = balloon_page_list_dequeue(&bag->singles, &pages,
+					       min(nr_pages - nr_picked,
+						   VBAL_CORE_CHUNK_PAGES));
+		atomic_long_sub(nr, &bag->nr_singles);
+		nr_picked += nr;
+		while (!list_empty(&pages))
+			vbal_blocks_join_first(out, &pages);
+	} while (nr && nr_picked < nr_pages);
 	return nr_picked;
+}
+
+static unsigned long vbal_bag_settle_block(struct vbal_pages *vp,
+					   struct vbal_bag *bag,
+					   unsigned int order)
+{
+	struct page *page = vbal_bag_pop(vp, bag, order);
+
+	if (!page)
+		return 0;
+	/* The core counts them in once more. */
+	count_vm_events(BALLOON_INFLATE, -(1L << order));
+	vbal_mod_balloon_pages(page, -(1L << order));
+	vbal_bag_put_singles(bag, page, order);
+	return 1UL << order;
+}
+
+/**
+ * vbal_pages_settle() - let held blocks move, page by page
+ * @vp: the pages
+ * @nr_pages: so many at least, if there are
+ *
+ * Costs some 30 ns a page, now, and again when it is given back.
+ *
+ * Context: Process context.
+ * Return: pages settled; 0 when all are, or where the kernel cannot move them.
+ */
+unsigned long vbal_pages_settle(struct vbal_pages *vp, unsigned long nr_pages)
+{
+	unsigned long nr_settled = 0;
+	unsigned int mode, order;
+
+	if (!VBAL_PAGES_CAN_MOVE)
+		return 0;
+	for (mode = 0; mode < VBAL_NR_MODES; mode++) {
+		for (order = VBAL_BLOCK_ORDER; order < VBAL_NR_ORDERS;
+		     order++) {
+			unsigned long nr = 1;
+
+			while (nr && nr_settled < nr_pages) {
+				nr = vbal_bag_settle_block(vp, &vp->bag[mode],
+							   order);
+				nr_settled += nr;
+				cond_resched();
+			}
+		}
+	}
+	return nr_settled;
+}
+
+/**
+ * vbal_pages_set_offlining() - memory is about to go offline, or that is over
+ * @vp: the pages
+ * @on: which of both
+ *
+ * Meanwhile all that is held can move.
+ *
+ * Context: Memory notifier.
+ */
+void vbal_pages_set_offlining(struct vbal_pages *vp, bool on)
+{
+	WRITE_ONCE(vp->offlining, on);
+	if (on)
+		vbal_pages_settle(vp, ULONG_MAX);
 }
 
 /* Make single pages of the smallest block, for a target inside a block. */
@@ -378,15 +522,9 @@ static bool vbal_bag_split(struct vbal_pages *vp, struct vbal_bag *bag)
 	unsigned int order;
 
 	for (order = VBAL_BLOCK_ORDER; order < VBAL_NR_ORDERS; order++) {
-		struct page *page = vbal_bag_pop(vp, bag, order);
-
-		if (!page)
+		if (!vbal_bag_settle_block(vp, bag, order))
 			continue;
-		/* The core counts them in as singles: count them out here. */
-		count_vm_events(BALLOON_INFLATE, -(1L << order));
-		vbal_mod_balloon_pages(page, -(1L << order));
-		vbal_bag_put_singles(bag, page, order);
-		trace_vbal_block_split(page_to_pfn(page), order);
+		trace_vbal_block_split(order);
 		atomic_long_inc(&vp->nr_splits);
 		return true;
 	}
@@ -462,11 +600,13 @@ unsigned long vbal_pages_pick(struct vbal_pages *vp, enum vbal_mode mode,
 
 	for (order = VBAL_MAX_ORDER; order >= VBAL_BLOCK_ORDER; order--) {
 		while (left >> order && (page = vbal_bag_pop(vp, bag, order))) {
+			vbal_block_count(page, -(1L << order));
 			vbal_blocks_add(out, page, order);
 			left -= 1UL << order;
 		}
 	}
-	left -= vbal_bag_pick_singles(bag, left, out);
+	if (left)
+		left -= vbal_bag_pick_singles(bag, left, out);
 	if (left && left == nr_pages && vbal_bag_split(vp, bag))
 		left -= vbal_bag_pick_singles(bag, left, out);
 	return nr_pages - left;
@@ -486,11 +626,9 @@ void vbal_pages_free(struct vbal_pages *vp, struct vbal_blocks *in)
 	struct page *page;
 
 	vbal_for_each_block(page, in) {
-		unsigned int order = vbal_block_order(page);
-
-		vbal_block_count(page, order, BALLOON_DEFLATE);
-		if (vp->adjust_managed)
-			vbal_tally_add(&tally, page, 1L << order);
+		if (!vp->adjust_managed)
+			break;
+		vbal_tally_add(&tally, page, 1L << vbal_block_order(page));
 	}
 	vbal_tally_flush(&tally);
 	atomic_long_sub(in->nr_pages, &vp->nr_held);
@@ -533,26 +671,6 @@ unsigned long vbal_pages_isolated(struct vbal_pages *vp)
 	for (mode = 0; mode < VBAL_NR_MODES; mode++)
 		nr_pages += READ_ONCE(vp->bag[mode].singles.isolated_pages);
 	return nr_pages;
-}
-
-/**
- * vbal_pages_migrated() - the host has taken the new page for the old one
- * @vp: the pages
- * @bdi: the bag's single pages
- * @newpage: now ballooned
- * @page: no longer
- *
- * Context: Migration, both pages locked.
- */
-void vbal_pages_migrated(struct vbal_pages *vp, struct balloon_dev_info *bdi,
-			 struct page *newpage, struct page *page)
-{
-	if (vp->adjust_managed && page_zone(page) != page_zone(newpage)) {
-		adjust_managed_page_count(page, 1);
-		adjust_managed_page_count(newpage, -1);
-	}
-	vbal_balloon_page_swap(bdi, newpage, page);
-	atomic_long_inc(&vp->nr_migrated);
 }
 
 /*

@@ -12,7 +12,6 @@
 #include <linux/mm.h>
 #include <linux/vmstat.h>
 
-#include "balloon.h"
 #include "balloon_trace.h"
 
 static_assert(sizeof(struct virtio_balloon_stat) == 10);
@@ -112,34 +111,33 @@ static const struct vbal_stat_source vbal_stat_sources[VBAL_NR_STATS] = {
 };
 
 /* Only while the host does not have the buffer. */
-static void vbal_stats_fill(struct vbal_dev *vb)
+static void vbal_stats_fill(struct vbal_stats *st)
 {
 	const struct vbal_stat_source *src = vbal_stat_sources;
-	struct vbal_stats *st = &vb->stats;
+	struct virtio_device *vdev = st->wire->vdev;
 	unsigned int i;
 
 	all_vm_events(st->events);
 	for (i = 0; i < VBAL_NR_STATS; i++, src++) {
 		u64 value = src->read(st, src->item) << src->shift;
 
-		st->entry[i].tag = cpu_to_virtio16(vb->vdev, src->tag);
-		st->entry[i].val = cpu_to_virtio64(vb->vdev, value);
+		st->entry[i].tag = cpu_to_virtio16(vdev, src->tag);
+		st->entry[i].val = cpu_to_virtio64(vdev, value);
 	}
 }
 
-static int vbal_stats_send(struct vbal_dev *vb)
+static int vbal_stats_send(struct vbal_stats *st)
 {
-	struct vbal_vq *q = &vb->wire.q[VBAL_VQ_STATS];
-	struct vbal_stats *st = &vb->stats;
+	struct vbal_vq *q = &st->wire->q[VBAL_VQ_STATS];
 	struct scatterlist sg;
 	int ret;
 
-	vbal_stats_fill(vb);
+	vbal_stats_fill(st);
 	sg_init_one(&sg, st->entry, sizeof(st->entry));
-	ret = vbal_vq_add_out(vb, q, &sg, 1, &st->token);
+	ret = vbal_vq_add_out(q, &sg, 1, &st->token);
 	if (!ret)
-		vbal_vq_notify(vb, q);
-	trace_vbal_stats_sent(vb, ret);
+		vbal_vq_notify(q);
+	trace_vbal_stats_sent(st->wire->vdev->index, ret);
 	return ret;
 }
 
@@ -150,29 +148,34 @@ static int vbal_stats_send(struct vbal_dev *vb)
 static void vbal_stats_work(struct work_struct *work)
 {
 	struct vbal_stats *st = container_of(work, struct vbal_stats, work);
-	struct vbal_dev *vb = container_of(st, struct vbal_dev, stats);
 
 	if (!READ_ONCE(st->running))
 		return;
-	vbal_vq_reap(&vb->wire.q[VBAL_VQ_STATS]);
-	if (vbal_token_done(&st->token) && vbal_stats_send(vb))
-		dev_dbg(&vb->vdev->dev, "the host's request came too late\n");
+	vbal_vq_reap(&st->wire->q[VBAL_VQ_STATS]);
+	if (vbal_token_done(&st->token) && vbal_stats_send(st))
+		dev_dbg(&st->wire->vdev->dev,
+			"the host's request came too late\n");
 }
 
 /**
  * vbal_stats_init() - prepare for vbal_stats_start()
- * @vb: the device
+ * @st: the statistics, zeroed
+ * @wire: the way to the host, not connected
+ * @wq: runs the work that answers
  *
  * Context: Probe.
  */
-void vbal_stats_init(struct vbal_dev *vb)
+void vbal_stats_init(struct vbal_stats *st, struct vbal_wire *wire,
+		     struct workqueue_struct *wq)
 {
-	INIT_WORK(&vb->stats.work, vbal_stats_work);
+	st->wire = wire;
+	INIT_WORK(&st->work, vbal_stats_work);
+	vbal_wire_listen(wire, VBAL_VQ_STATS, wq, &st->work);
 }
 
 /**
  * vbal_stats_start() - send the host its first buffer
- * @vb: the device
+ * @st: the statistics
  *
  * The host returns it to ask for the next (virtio 1.2, 5.5.6.3). Does nothing
  * without STATS_VQ.
@@ -180,41 +183,28 @@ void vbal_stats_init(struct vbal_dev *vb)
  * Context: Connect, after virtio_device_ready(), because it notifies.
  * Return: 0, or what vbal_vq_add_out() said.
  */
-int vbal_stats_start(struct vbal_dev *vb)
+int vbal_stats_start(struct vbal_stats *st)
 {
-	struct vbal_stats *st = &vb->stats;
-
-	if (!vb->wire.q[VBAL_VQ_STATS].vq ||
-	    !vbal_has(vb, VIRTIO_BALLOON_F_STATS_VQ))
+	if (!st->wire->q[VBAL_VQ_STATS].vq ||
+	    !vbal_wire_has(st->wire, VIRTIO_BALLOON_F_STATS_VQ))
 		return 0;
 	/* A buffer from before a reset never comes back. */
 	st->token.nr_pending = 0;
 	WRITE_ONCE(st->running, true);
-	return vbal_stats_send(vb);
+	return vbal_stats_send(st);
 }
 
 /**
  * vbal_stats_stop() - answer no more requests
- * @vb: the device
+ * @st: the statistics
  *
  * The buffer may still be with the host.
  *
  * Context: Disconnect, before the reset. Waits for an answer under way.
  */
-void vbal_stats_stop(struct vbal_dev *vb)
+void vbal_stats_stop(struct vbal_stats *st)
 {
 	/* A request that comes from now on queues the work for nothing. */
-	WRITE_ONCE(vb->stats.running, false);
-	cancel_work_sync(&vb->stats.work);
-}
-
-/**
- * vbal_stats_requested() - the host has returned the buffer
- * @vb: the device
- *
- * Context: The stats queue's callback, hard interrupt.
- */
-void vbal_stats_requested(struct vbal_dev *vb)
-{
-	queue_work(vb->stats_wq, &vb->stats.work);
+	WRITE_ONCE(st->running, false);
+	cancel_work_sync(&st->work);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What people see: sysfs (an ABI, docs/sysfs-abi.md), debugfs (none) and the
- * tracepoints' bodies (docs/tracing.md). Holds no policy.
+ * What people see: sysfs (an ABI, docs/sysfs-abi.md) and debugfs (none). Holds
+ * no policy, and records nothing.
  *
  * Readers take no lock that the size worker holds for longer than a copy, and
  * wait for nobody: a value is what was true a moment ago, and two values read
@@ -14,46 +14,14 @@
 #include <linux/device.h>
 #include <linux/ktime.h>
 #include <linux/seq_file.h>
+#include <linux/slab.h>
 #include <linux/stat.h>
 
 #include "balloon.h"
 
-static u64 vbal_pages_to_bytes(unsigned long nr_pages)
-{
-	return (u64)nr_pages << PAGE_SHIFT;
-}
-
-static u64 vbal_frames_to_bytes(u32 nr_frames)
-{
-	return (u64)nr_frames << VIRTIO_BALLOON_PFN_SHIFT;
-}
-
-static u64 vbal_held_bytes(const struct vbal_dev *vb)
-{
-	return vbal_pages_to_bytes(atomic_long_read(&vb->pages.nr_held));
-}
-
-static u64 vbal_target_bytes(const struct vbal_dev *vb)
-{
-	return vbal_frames_to_bytes(READ_ONCE(vb->target_frames));
-}
-
-static u64 vbal_batch_bytes(const struct vbal_batch *batch)
-{
-	u64 nr_bytes = (u64)batch->nr_pfns << VIRTIO_BALLOON_PFN_SHIFT;
-	unsigned int i;
-
-	for (i = 0; i < batch->nr_ranges; i++)
-		nr_bytes += batch->sg[i].length;
-	return nr_bytes;
-}
-
-#define CREATE_TRACE_POINTS
-#include "balloon_trace.h"
-
 static struct vbal_dev *vbal_from_dev(struct device *dev)
 {
-	return dev_to_virtio(dev)->priv;
+	return vbal_dev_of(dev_to_virtio(dev));
 }
 
 /**
@@ -88,10 +56,10 @@ static ssize_t vbal_value_show(struct device *dev,
 static u64 vbal_sum_in_flight(struct vbal_dev *vb)
 {
 	/* Not the statistics' one buffer: it is always out. */
-	return vbal_wire_in_flight(vb, VBAL_VQ_INFLATE) +
-	       vbal_wire_in_flight(vb, VBAL_VQ_DEFLATE) +
-	       vbal_wire_in_flight(vb, VBAL_VQ_HINT) +
-	       vbal_wire_in_flight(vb, VBAL_VQ_REPORT);
+	return vbal_wire_in_flight(&vb->wire, VBAL_VQ_INFLATE) +
+	       vbal_wire_in_flight(&vb->wire, VBAL_VQ_DEFLATE) +
+	       vbal_wire_in_flight(&vb->wire, VBAL_VQ_HINT) +
+	       vbal_wire_in_flight(&vb->wire, VBAL_VQ_REPORT);
 }
 
 /* Over all queues, since the driver was loaded. */
@@ -124,32 +92,34 @@ static u64 vbal_hint_held_pages(struct vbal_dev *vb)
 }
 
 /* the size */
-VBAL_VALUE(target_bytes, vbal_target_bytes(vb));
-VBAL_VALUE(actual_bytes, vbal_frames_to_bytes(READ_ONCE(vb->actual_frames)));
-VBAL_VALUE(held_bytes, vbal_held_bytes(vb));
-VBAL_VALUE(state_age_ms, vbal_now_ms() - READ_ONCE(vb->state_since_ms));
-VBAL_VALUE(retry_in_ms, vbal_retry_in_ms(vb));
+VBAL_VALUE(target_bytes,
+	   vbal_frames_to_bytes(READ_ONCE(vb->size.target_frames)));
+VBAL_VALUE(actual_bytes,
+	   vbal_frames_to_bytes(READ_ONCE(vb->size.actual_frames)));
+VBAL_VALUE(held_bytes, vbal_pages_to_bytes(vbal_pages_held(&vb->size.pages)));
+VBAL_VALUE(state_age_ms, vbal_now_ms() - READ_ONCE(vb->size.state_since_ms));
+VBAL_VALUE(retry_in_ms, vbal_size_retry_in_ms(&vb->size));
 
 /* since the driver was loaded */
 VBAL_VALUE(given_bytes,
-	   vbal_pages_to_bytes(atomic_long_read(&vb->pages.nr_given)));
+	   vbal_pages_to_bytes(atomic_long_read(&vb->size.pages.nr_given)));
 VBAL_VALUE(taken_back_bytes,
-	   vbal_pages_to_bytes(atomic_long_read(&vb->pages.nr_taken)));
-VBAL_VALUE(last_inflate_bytes_per_second, READ_ONCE(vb->last_inflate_bps));
-VBAL_VALUE(last_deflate_bytes_per_second, READ_ONCE(vb->last_deflate_bps));
-VBAL_VALUE(allocation_failures, READ_ONCE(vb->pages.nr_alloc_failed));
-VBAL_VALUE(order_fallbacks, READ_ONCE(vb->pages.nr_fallbacks));
-VBAL_VALUE(block_splits, atomic_long_read(&vb->pages.nr_splits));
-VBAL_VALUE(migrated_pages, atomic_long_read(&vb->pages.nr_migrated));
+	   vbal_pages_to_bytes(atomic_long_read(&vb->size.pages.nr_taken)));
+VBAL_VALUE(last_inflate_bytes_per_second, READ_ONCE(vb->size.last_inflate_bps));
+VBAL_VALUE(last_deflate_bytes_per_second, READ_ONCE(vb->size.last_deflate_bps));
+VBAL_VALUE(allocation_failures, READ_ONCE(vb->size.pages.nr_alloc_failed));
+VBAL_VALUE(order_fallbacks, READ_ONCE(vb->size.pages.nr_fallbacks));
+VBAL_VALUE(block_splits, atomic_long_read(&vb->size.pages.nr_splits));
+VBAL_VALUE(migrated_pages, atomic_long_read(&vb->size.pages.nr_migrated));
 
 /* the guest defends itself */
-VBAL_VALUE(oom_events, READ_ONCE(vb->guard.nr_oom_events));
+VBAL_VALUE(oom_events, READ_ONCE(vb->size.guard.nr_oom_events));
 VBAL_VALUE(oom_give_back_bytes,
-	   vbal_pages_to_bytes(READ_ONCE(vb->guard.nr_oom_pages)));
-VBAL_VALUE(pressure_events, READ_ONCE(vb->guard.nr_pressure_events));
-VBAL_VALUE(pressure_give_backs, READ_ONCE(vb->guard.nr_give_backs));
+	   vbal_pages_to_bytes(READ_ONCE(vb->size.guard.nr_oom_pages)));
+VBAL_VALUE(pressure_events, READ_ONCE(vb->size.guard.nr_pressure_events));
+VBAL_VALUE(pressure_give_backs, READ_ONCE(vb->size.guard.nr_give_backs));
 VBAL_VALUE(pressure_give_back_bytes,
-	   vbal_pages_to_bytes(READ_ONCE(vb->guard.nr_give_back_pages)));
+	   vbal_pages_to_bytes(READ_ONCE(vb->size.guard.nr_give_back_pages)));
 
 /* hints, reports, statistics */
 VBAL_VALUE(hint_rounds, READ_ONCE(vb->hint.nr_rounds));
@@ -189,7 +159,7 @@ static ssize_t vbal_order_show(struct device *dev,
 	unsigned int mode;
 
 	for (mode = 0; mode < VBAL_NR_MODES; mode++) {
-		struct vbal_bag *bag = &vb->pages.bag[mode];
+		struct vbal_bag *bag = &vb->size.pages.bag[mode];
 
 		nr_blocks += READ_ONCE(bag->nr_blocks[order]);
 		if (!order)
@@ -222,7 +192,8 @@ static ssize_t state_show(struct device *dev, struct device_attribute *attr,
 {
 	struct vbal_dev *vb = vbal_from_dev(dev);
 
-	return sysfs_emit(buf, "%s\n", vbal_state_name(READ_ONCE(vb->state)));
+	return sysfs_emit(buf, "%s\n",
+			  vbal_state_name(READ_ONCE(vb->size.state)));
 }
 static DEVICE_ATTR_RO(state);
 
@@ -231,7 +202,7 @@ static ssize_t reason_show(struct device *dev, struct device_attribute *attr,
 {
 	struct vbal_dev *vb = vbal_from_dev(dev);
 
-	return sysfs_emit(buf, "%s\n", READ_ONCE(vb->why));
+	return sysfs_emit(buf, "%s\n", READ_ONCE(vb->size.why));
 }
 static DEVICE_ATTR_RO(reason);
 
@@ -240,7 +211,8 @@ static ssize_t transfer_show(struct device *dev, struct device_attribute *attr,
 {
 	struct vbal_dev *vb = vbal_from_dev(dev);
 
-	return sysfs_emit(buf, "%s\n", READ_ONCE(vb->ranges) ? "range" : "pfn");
+	return sysfs_emit(buf, "%s\n",
+			  READ_ONCE(vb->size.ranges) ? "range" : "pfn");
 }
 static DEVICE_ATTR_RO(transfer);
 
@@ -266,7 +238,7 @@ static ssize_t negotiated_features_show(struct device *dev,
 	int len = 0;
 
 	for (i = 0; i < ARRAY_SIZE(vbal_feature_names); i++)
-		if (vbal_has(vb, vbal_feature_names[i].bit))
+		if (vbal_wire_has(&vb->wire, vbal_feature_names[i].bit))
 			len += sysfs_emit_at(buf, len, "%s%s", len ? " " : "",
 					     vbal_feature_names[i].name);
 	return len + sysfs_emit_at(buf, len, "\n");
@@ -278,7 +250,7 @@ static ssize_t vbal_setting_stored(struct vbal_dev *vb, int ret, size_t count)
 {
 	if (ret)
 		return ret;
-	vbal_resize(vb);
+	vbal_size_retry(&vb->size);
 	return count;
 }
 
@@ -287,15 +259,16 @@ static ssize_t policy_show(struct device *dev, struct device_attribute *attr,
 {
 	struct vbal_dev *vb = vbal_from_dev(dev);
 
-	return sysfs_emit(buf, "%s\n",
-			  vbal_guard_policy_name(READ_ONCE(vb->guard.policy)));
+	return sysfs_emit(
+		buf, "%s\n",
+		vbal_guard_policy_name(READ_ONCE(vb->size.guard.policy)));
 }
 
 static ssize_t policy_store(struct device *dev, struct device_attribute *attr,
 			    const char *buf, size_t count)
 {
 	struct vbal_dev *vb = vbal_from_dev(dev);
-	int ret = vbal_guard_set_policy(&vb->guard, buf);
+	int ret = vbal_guard_set_policy(&vb->size.guard, buf);
 
 	return vbal_setting_stored(vb, ret, count);
 }
@@ -305,7 +278,7 @@ static ssize_t floor_bytes_show(struct device *dev,
 				struct device_attribute *attr, char *buf)
 {
 	unsigned long nr_pages =
-		READ_ONCE(vbal_from_dev(dev)->guard.floor_pages);
+		READ_ONCE(vbal_from_dev(dev)->size.guard.floor_pages);
 
 	return sysfs_emit(buf, "%llu\n", vbal_pages_to_bytes(nr_pages));
 }
@@ -315,7 +288,8 @@ static ssize_t floor_bytes_store(struct device *dev,
 				 size_t count)
 {
 	struct vbal_dev *vb = vbal_from_dev(dev);
-	int ret = vbal_guard_set_floor(&vb->guard, buf, vbal_ram_pages(vb));
+	int ret = vbal_guard_set_floor(&vb->size.guard, buf,
+				       vbal_size_ram_pages(&vb->size));
 
 	return vbal_setting_stored(vb, ret, count);
 }
@@ -325,7 +299,7 @@ static ssize_t reserve_bytes_show(struct device *dev,
 				  struct device_attribute *attr, char *buf)
 {
 	unsigned long nr_pages =
-		READ_ONCE(vbal_from_dev(dev)->guard.reserve_pages);
+		READ_ONCE(vbal_from_dev(dev)->size.guard.reserve_pages);
 
 	return sysfs_emit(buf, "%llu\n", vbal_pages_to_bytes(nr_pages));
 }
@@ -335,7 +309,8 @@ static ssize_t reserve_bytes_store(struct device *dev,
 				   const char *buf, size_t count)
 {
 	struct vbal_dev *vb = vbal_from_dev(dev);
-	int ret = vbal_guard_set_reserve(&vb->guard, buf, vbal_ram_pages(vb));
+	int ret = vbal_guard_set_reserve(&vb->size.guard, buf,
+					 vbal_size_ram_pages(&vb->size));
 
 	return vbal_setting_stored(vb, ret, count);
 }
@@ -430,14 +405,6 @@ const struct attribute_group *vbal_dev_groups[] = {
 
 static struct dentry *vbal_debug_root;
 
-static void vbal_hist_add(struct vbal_hist *hist, u64 duration_ns)
-{
-	u64 us = div_u64(duration_ns, NSEC_PER_USEC);
-	unsigned int bucket = min(fls64(us), VBAL_HIST_BUCKETS - 1);
-
-	atomic_long_inc(&hist->nr[bucket]);
-}
-
 /* One line a bucket that counted something: from_us, to_us, count. */
 static void vbal_hist_print(struct seq_file *m, const char *name,
 			    const struct vbal_hist *hist)
@@ -465,9 +432,9 @@ static int vbal_latency_show(struct seq_file *m, void *unused)
 	struct vbal_dev *vb = m->private;
 
 	vbal_hist_print(m, "allocation (one batch of blocks)",
-			&vb->debug.alloc);
-	vbal_hist_print(m, "host answer (one batch)", &vb->debug.ack);
-	vbal_hist_print(m, "resize (whole)", &vb->debug.resize);
+			&vb->size.debug.alloc);
+	vbal_hist_print(m, "host answer (one batch)", &vb->wire.answer);
+	vbal_hist_print(m, "resize (whole)", &vb->size.debug.resize);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(vbal_latency);
@@ -492,20 +459,18 @@ static void vbal_resize_log_print(struct seq_file *m,
 static int vbal_resizes_show(struct seq_file *m, void *unused)
 {
 	struct vbal_dev *vb = m->private;
-	struct vbal_debug *d = &vb->debug;
-	struct vbal_resize_log log;
-	unsigned int i, end;
+	struct vbal_resize_log *log;
+	unsigned int i, nr;
 
+	log = kcalloc(VBAL_NR_RESIZE_LOGS, sizeof(*log), GFP_KERNEL);
+	if (!log)
+		return -ENOMEM;
 	seq_puts(m, "start_ms from_bytes to_bytes target_bytes duration_us ");
 	seq_puts(m, "alloc_us host_us free_us nr_pauses state\n");
-	end = READ_ONCE(d->nr_logs);
-	i = end > VBAL_NR_RESIZE_LOGS ? end - VBAL_NR_RESIZE_LOGS : 0;
-	for (; i < end; i++) {
-		spin_lock(&d->lock);
-		log = d->log[i % VBAL_NR_RESIZE_LOGS];
-		spin_unlock(&d->lock);
-		vbal_resize_log_print(m, &log);
-	}
+	nr = vbal_debug_logs(&vb->size.debug, log);
+	for (i = 0; i < nr; i++)
+		vbal_resize_log_print(m, &log[i]);
+	kfree(log);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(vbal_resizes);
@@ -513,11 +478,11 @@ DEFINE_SHOW_ATTRIBUTE(vbal_resizes);
 static int vbal_signals_show(struct seq_file *m, void *unused)
 {
 	struct vbal_dev *vb = m->private;
-	struct vbal_guard *g = &vb->guard;
+	struct vbal_guard *g = &vb->size.guard;
 	struct vbal_signals s;
 
-	vbal_guard_sample(&s, vbal_pages_held(&vb->pages),
-			  !vb->pages.adjust_managed);
+	vbal_guard_sample(&s, vbal_pages_held(&vb->size.pages),
+			  !vb->size.pages.adjust_managed);
 	seq_printf(m, "total_bytes %llu\n", vbal_pages_to_bytes(s.total_pages));
 	seq_printf(m, "held_bytes %llu\n", vbal_pages_to_bytes(s.held_pages));
 	seq_printf(m, "available_bytes %llu\n",
@@ -543,169 +508,53 @@ static int vbal_signals_show(struct seq_file *m, void *unused)
 DEFINE_SHOW_ATTRIBUTE(vbal_signals);
 
 /**
- * vbal_debug_register() - make the driver's debugfs directory
+ * vbal_sysfs_register() - make the driver's debugfs directory
  *
  * debugfs never fails for its callers.
  *
  * Context: Module init, before the first probe.
  */
-void vbal_debug_register(void)
+void vbal_sysfs_register(void)
 {
 	vbal_debug_root = debugfs_create_dir("vballoon", NULL);
 }
 
 /**
- * vbal_debug_unregister() - remove the driver's debugfs directory
+ * vbal_sysfs_unregister() - remove the driver's debugfs directory
  *
  * Context: Module exit, after the last remove.
  */
-void vbal_debug_unregister(void)
+void vbal_sysfs_unregister(void)
 {
 	debugfs_remove(vbal_debug_root);
 }
 
 /**
- * vbal_debug_init() - make a device's debugfs files
+ * vbal_sysfs_init() - make a device's debugfs files
  * @vb: the device, with all that the files read initialised
  *
- * Context: Probe, before vbal_connect().
+ * The files in sysfs are the driver core's to make, see vbal_dev_groups.
+ *
+ * Context: Probe, before the device is connected.
  */
-void vbal_debug_init(struct vbal_dev *vb)
+void vbal_sysfs_init(struct vbal_dev *vb)
 {
-	struct vbal_debug *d = &vb->debug;
+	struct dentry *dir = debugfs_create_dir(dev_name(&vb->wire.vdev->dev),
+						vbal_debug_root);
 
-	spin_lock_init(&d->lock);
-	d->dir = debugfs_create_dir(dev_name(&vb->vdev->dev), vbal_debug_root);
-	debugfs_create_file("latency", 0400, d->dir, vb, &vbal_latency_fops);
-	debugfs_create_file("resizes", 0400, d->dir, vb, &vbal_resizes_fops);
-	debugfs_create_file("signals", 0400, d->dir, vb, &vbal_signals_fops);
+	vb->debug_dir = dir;
+	debugfs_create_file("latency", 0400, dir, vb, &vbal_latency_fops);
+	debugfs_create_file("resizes", 0400, dir, vb, &vbal_resizes_fops);
+	debugfs_create_file("signals", 0400, dir, vb, &vbal_signals_fops);
 }
 
 /**
- * vbal_debug_exit() - remove a device's debugfs files
+ * vbal_sysfs_exit() - remove a device's debugfs files
  * @vb: the device
  *
  * Context: Remove, first of all. Waits for readers.
  */
-void vbal_debug_exit(struct vbal_dev *vb)
+void vbal_sysfs_exit(struct vbal_dev *vb)
 {
-	debugfs_remove(vb->debug.dir);
-}
-
-/**
- * vbal_debug_phase() - the size worker spent time with something
- * @vb: the device
- * @phase: what with
- * @start_ns: since when, by ktime_get_ns()
- *
- * Context: Size worker.
- */
-void vbal_debug_phase(struct vbal_dev *vb, enum vbal_phase phase, u64 start_ns)
-{
-	u64 duration_ns = ktime_get_ns() - start_ns;
-
-	vb->debug.phase_ns[phase] += duration_ns;
-	if (phase == VBAL_PHASE_ALLOC)
-		vbal_hist_add(&vb->debug.alloc, duration_ns);
-}
-
-/**
- * vbal_debug_acked() - the host has acknowledged a batch
- * @vb: the device
- * @batch: the batch
- *
- * Context: Whoever owns the batch, once for each time it was submitted.
- */
-void vbal_debug_acked(struct vbal_dev *vb, const struct vbal_batch *batch)
-{
-	u64 latency_ns = ktime_get_ns() - batch->start_ns;
-
-	vbal_hist_add(&vb->debug.ack, latency_ns);
-	trace_vbal_batch_ack(vb, batch, div_u64(latency_ns, NSEC_PER_USEC));
-}
-
-/* The same target again, after a pause: still the same resize. */
-static bool vbal_debug_continues(const struct vbal_resize_log *last,
-				 const struct vbal_resize_log *log)
-{
-	return last->state != VBAL_STATE_AT_TARGET &&
-	       last->target_frames == log->target_frames &&
-	       last->to_pages == log->from_pages;
-}
-
-static void vbal_debug_merge(struct vbal_resize_log *last,
-			     const struct vbal_resize_log *log)
-{
-	unsigned int phase;
-
-	last->duration_ns = log->start_ns + log->duration_ns - last->start_ns;
-	for (phase = 0; phase < VBAL_NR_PHASES; phase++)
-		last->phase_ns[phase] += log->phase_ns[phase];
-	last->nr_pauses++;
-	last->to_pages = log->to_pages;
-	last->state = log->state;
-}
-
-static void vbal_debug_log(struct vbal_debug *d,
-			   const struct vbal_resize_log *log)
-{
-	struct vbal_resize_log *last;
-
-	spin_lock(&d->lock);
-	last = &d->log[(d->nr_logs - 1) % VBAL_NR_RESIZE_LOGS];
-	if (d->nr_logs && vbal_debug_continues(last, log)) {
-		vbal_debug_merge(last, log);
-	} else {
-		d->log[d->nr_logs % VBAL_NR_RESIZE_LOGS] = *log;
-		WRITE_ONCE(d->nr_logs, d->nr_logs + 1);
-	}
-	spin_unlock(&d->lock);
-}
-
-static void vbal_debug_resize_begin(struct vbal_dev *vb)
-{
-	struct vbal_debug *d = &vb->debug;
-
-	d->start_ns = ktime_get_ns();
-	d->from_pages = vbal_pages_held(&vb->pages);
-	memset(d->phase_ns, 0, sizeof(d->phase_ns));
-	trace_vbal_resize_begin(vb);
-}
-
-static void vbal_debug_resize_end(struct vbal_dev *vb, enum vbal_state state)
-{
-	struct vbal_debug *d = &vb->debug;
-	struct vbal_resize_log log = {
-		.start_ns = d->start_ns,
-		.duration_ns = ktime_get_ns() - d->start_ns,
-		.from_pages = d->from_pages,
-		.to_pages = vbal_pages_held(&vb->pages),
-		.target_frames = vb->target_frames,
-		.state = state,
-	};
-
-	memcpy(log.phase_ns, d->phase_ns, sizeof(log.phase_ns));
-	d->start_ns = 0;
-	vbal_debug_log(d, &log);
-	vbal_hist_add(&d->resize, log.duration_ns);
-	trace_vbal_resize_end(vb, div_u64(log.duration_ns, NSEC_PER_USEC),
-			      state);
-}
-
-/**
- * vbal_debug_state() - the balloon's state is about to change
- * @vb: the device, still in its old state
- * @state: the new one
- *
- * A resize is what lies between two rests.
- *
- * Context: Size worker, or whoever has stopped it.
- */
-void vbal_debug_state(struct vbal_dev *vb, enum vbal_state state)
-{
-	trace_vbal_state(vb, state);
-	if (vb->debug.start_ns)
-		vbal_debug_resize_end(vb, state);
-	if (state == VBAL_STATE_INFLATING || state == VBAL_STATE_DEFLATING)
-		vbal_debug_resize_begin(vb);
+	debugfs_remove(vb->debug_dir);
 }

@@ -8,39 +8,27 @@
  * Whoever waits reaps the used buffers of all others too; a buffer's token says
  * whose it was. A wait ends with the condition, with a broken queue, or with
  * the device's reset; while the driver goes, a silent host is reset.
+ *
+ * Knows nothing of those who use the queues: each says which work an answer of
+ * its host queues (vbal_wire_listen()).
  */
-#include "balloon.h"
+#include "balloon_virtio.h"
+
 #include "balloon_trace.h"
 
+#include <linux/ktime.h>
 #include <linux/jiffies.h>
 #include <linux/list_sort.h>
+#include <linux/math64.h>
 #include <linux/slab.h>
+#include <linux/virtio_balloon.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
 
 static_assert(VBAL_PFNS_PER_BUF * sizeof(__virtio32) <= PAGE_SIZE);
 static_assert(VBAL_PFNS_PER_BUF % VBAL_FRAMES_PER_PAGE == 0);
 static_assert(VBAL_BUFS_IN_FLIGHT <= 128);
 static_assert(sizeof(struct virtio_balloon_config) == 16);
-
-/* The queue wakes whoever waits; hard interrupt. */
-static void vbal_vq_used(struct virtqueue *vq)
-{
-	struct vbal_dev *vb = vq->vdev->priv;
-	unsigned int id;
-
-	for (id = 0; id < VBAL_NR_VQS; id++) {
-		struct vbal_vq *q = &vb->wire.q[id];
-
-		if (q->vq != vq)
-			continue;
-		WRITE_ONCE(q->nr_interrupts, q->nr_interrupts + 1);
-		wake_up_all(&q->wait);
-		if (id == VBAL_VQ_STATS)
-			vbal_stats_requested(vb);
-		if (id == VBAL_VQ_HINT)
-			vbal_hint_used(vb);
-		return;
-	}
-}
 
 /* Queues in the device's order; optional ones exist when their bit is offered. */
 static const struct {
@@ -56,7 +44,33 @@ static const struct {
 	[VBAL_VQ_REPORT] = { "reporting", VIRTIO_BALLOON_F_REPORTING, true },
 };
 
-static struct vbal_batch *vbal_batch_alloc(unsigned int max_bufs)
+/* The queue wakes whoever waits; hard interrupt. */
+static void vbal_vq_used(struct virtqueue *vq)
+{
+	struct vbal_wire *wire = vq->vdev->priv;
+	unsigned int id;
+
+	for (id = 0; id < VBAL_NR_VQS; id++) {
+		struct vbal_vq *q = &wire->q[id];
+
+		if (q->vq != vq)
+			continue;
+		WRITE_ONCE(q->nr_interrupts, q->nr_interrupts + 1);
+		wake_up_all(&q->wait);
+		if (q->work)
+			queue_work(q->work_wq, q->work);
+		return;
+	}
+}
+
+/**
+ * vbal_batch_alloc() - make a batch
+ * @max_bufs: buffers of VBAL_PFNS_PER_BUF that it can carry as PFNs
+ *
+ * Context: Probe.
+ * Return: an empty batch, or NULL.
+ */
+struct vbal_batch *vbal_batch_alloc(unsigned int max_bufs)
 {
 	struct vbal_batch *batch = kzalloc(sizeof(*batch), GFP_KERNEL);
 
@@ -74,7 +88,11 @@ static struct vbal_batch *vbal_batch_alloc(unsigned int max_bufs)
 	return batch;
 }
 
-static void vbal_batch_free(struct vbal_batch *batch)
+/**
+ * vbal_batch_free() - free a batch without blocks
+ * @batch: the batch, not in flight; may be NULL
+ */
+void vbal_batch_free(struct vbal_batch *batch)
 {
 	if (batch)
 		kfree(batch->pfns);
@@ -82,66 +100,55 @@ static void vbal_batch_free(struct vbal_batch *batch)
 }
 
 /**
- * vbal_wire_alloc() - allocate all that the wire will ever need
- * @vb: the device
+ * vbal_wire_init() - a wire without a connection
+ * @wire: the wire, zeroed
+ * @vdev: its device, whose priv points to @wire
+ * @broke: called, in process context, when a connected device broke and was
+ *	reset for it
  *
  * Context: Probe.
- * Return: 0 or -ENOMEM; vbal_wire_free() undoes either.
  */
-int vbal_wire_alloc(struct vbal_dev *vb)
+void vbal_wire_init(struct vbal_wire *wire, struct virtio_device *vdev,
+		    vbal_broke_fn *broke)
 {
-	struct vbal_wire *wire = &vb->wire;
 	unsigned int i;
 
+	wire->vdev = vdev;
+	wire->broke = broke;
+	vdev->priv = wire;
 	mutex_init(&wire->kill_lock);
-	mutex_init(&wire->oom_lock);
-	mutex_init(&wire->mig_lock);
-	wire->closed = true;
-	wire->dead = true;
 	for (i = 0; i < VBAL_NR_VQS; i++) {
-		spin_lock_init(&wire->q[i].lock);
-		init_waitqueue_head(&wire->q[i].wait);
-		wire->q[i].quiet = vbal_vq_table[i].quiet;
+		struct vbal_vq *q = &wire->q[i];
+
+		q->wire = wire;
+		spin_lock_init(&q->lock);
+		init_waitqueue_head(&q->wait);
+		atomic_set(&q->nr_notifying, 0);
+		q->quiet = vbal_vq_table[i].quiet;
 	}
-	for (i = 0; i < VBAL_NR_BATCHES; i++) {
-		wire->batch[i] = vbal_batch_alloc(VBAL_BUFS_PER_BATCH);
-		if (!wire->batch[i])
-			return -ENOMEM;
-	}
-	wire->oom_batch = vbal_batch_alloc(VBAL_BUFS_PER_BATCH);
-	wire->mig_give = vbal_batch_alloc(1);
-	wire->mig_take = vbal_batch_alloc(1);
-	wire->report_batch = vbal_batch_alloc(1);
-	if (!wire->oom_batch || !wire->mig_give || !wire->mig_take ||
-	    !wire->report_batch)
-		return -ENOMEM;
-	return 0;
 }
 
 /**
- * vbal_wire_free() - free what vbal_wire_alloc() allocated
- * @vb: the device, disconnected
+ * vbal_wire_listen() - say what an answer of the host has done
+ * @wire: the wire, not connected
+ * @id: the queue
+ * @wq: runs @work
+ * @work: queued by each interrupt of the queue
  *
- * Context: Probe that failed, remove.
+ * Context: Probe.
  */
-void vbal_wire_free(struct vbal_dev *vb)
+void vbal_wire_listen(struct vbal_wire *wire, enum vbal_vq_id id,
+		      struct workqueue_struct *wq, struct work_struct *work)
 {
-	struct vbal_wire *wire = &vb->wire;
-	unsigned int i;
-
-	for (i = 0; i < VBAL_NR_BATCHES; i++)
-		vbal_batch_free(wire->batch[i]);
-	vbal_batch_free(wire->oom_batch);
-	vbal_batch_free(wire->mig_give);
-	vbal_batch_free(wire->mig_take);
-	vbal_batch_free(wire->report_batch);
+	wire->q[id].work_wq = wq;
+	wire->q[id].work = work;
 }
 
 /*
  * A queue exists when its feature is offered, negotiated or not: one that is
  * declined needs a name all the same, or those after it would move up by one.
  */
-static int vbal_wire_find_vqs(struct vbal_dev *vb, unsigned int nr_vqs)
+static int vbal_wire_find_vqs(struct vbal_wire *wire, unsigned int nr_vqs)
 {
 	struct virtqueue_info info[VBAL_NR_VQS] = {};
 	struct virtqueue *vqs[VBAL_NR_VQS] = {};
@@ -149,21 +156,21 @@ static int vbal_wire_find_vqs(struct vbal_dev *vb, unsigned int nr_vqs)
 	unsigned int id;
 	int ret;
 
-	virtio_get_features(vb->vdev, offered);
+	virtio_get_features(wire->vdev, offered);
 	for (id = 0; id < nr_vqs; id++) {
 		int feature = vbal_vq_table[id].feature;
 
 		if (feature >= 0 && !(offered[0] & BIT_ULL(feature)))
 			continue;
 		info[id].name = vbal_vq_table[id].name;
-		if (feature < 0 || vbal_has(vb, feature))
+		if (feature < 0 || vbal_wire_has(wire, feature))
 			info[id].callback = vbal_vq_used;
 	}
-	ret = virtio_find_vqs(vb->vdev, nr_vqs, vqs, info, NULL);
+	ret = virtio_find_vqs(wire->vdev, nr_vqs, vqs, info, NULL);
 	if (ret)
 		return ret;
 	for (id = 0; id < nr_vqs; id++) {
-		struct vbal_vq *q = &vb->wire.q[id];
+		struct vbal_vq *q = &wire->q[id];
 
 		q->vq = info[id].callback ? vqs[id] : NULL;
 		q->nr_in_flight = 0;
@@ -176,68 +183,54 @@ static int vbal_wire_find_vqs(struct vbal_dev *vb, unsigned int nr_vqs)
  * What freed memory looks like in this guest; the device leaves it alone then
  * (virtio 1.2, 5.5.6.6). Set before DRIVER_OK and never changed after.
  */
-static void vbal_wire_set_poison(struct vbal_dev *vb)
+static void vbal_wire_set_poison(struct vbal_wire *wire)
 {
 	u32 poison_val = 0;
 
-	if (!vbal_has(vb, VIRTIO_BALLOON_F_PAGE_POISON))
+	if (!vbal_wire_has(wire, VIRTIO_BALLOON_F_PAGE_POISON))
 		return;
 	if (!want_init_on_free())
 		memset(&poison_val, PAGE_POISON, sizeof(poison_val));
-	virtio_cwrite_le(vb->vdev, struct virtio_balloon_config, poison_val,
+	virtio_cwrite_le(wire->vdev, struct virtio_balloon_config, poison_val,
 			 &poison_val);
 }
 
 /**
  * vbal_wire_ranges_usable() - does a reported range leave the guest
- * @vb: the device, connected
+ * @wire: the wire, connected
  *
  * Not where freed pages are poisoned: a device that knows poison_val keeps
  * reported pages then.
  *
  * Return: true when blocks may travel by VBAL_MODE_RANGE.
  */
-bool vbal_wire_ranges_usable(struct vbal_dev *vb)
+bool vbal_wire_ranges_usable(struct vbal_wire *wire)
 {
-	if (!vbal_wire_usable(vb, VBAL_VQ_REPORT))
+	if (!vbal_wire_usable(wire, VBAL_VQ_REPORT))
 		return false;
 	return want_init_on_free() || !page_poisoning_enabled_static();
 }
 
-/* Buffers that the host had when the device was reset never come back. */
-static void vbal_wire_forget(struct vbal_wire *wire)
-{
-	unsigned int i;
-
-	for (i = 0; i < VBAL_NR_BATCHES; i++)
-		wire->batch[i]->token.nr_pending = 0;
-	wire->oom_batch->token.nr_pending = 0;
-	wire->mig_give->token.nr_pending = 0;
-	wire->mig_take->token.nr_pending = 0;
-	wire->report_batch->token.nr_pending = 0;
-}
-
 /**
  * vbal_wire_connect() - find the queues
- * @vb: the device, features negotiated, before DRIVER_OK
+ * @wire: the wire; features negotiated, before DRIVER_OK
  *
  * A device that offers features without their queues is used without them.
  *
- * Context: Probe, restore. Takes vbal_dev.life as held.
- * Return: 0 or what find_vqs said.
+ * Context: Probe, restore. The life goes from DOWN to STARTING.
+ * Return: 0 or what find_vqs said; then nothing has changed.
  */
-int vbal_wire_connect(struct vbal_dev *vb)
+int vbal_wire_connect(struct vbal_wire *wire)
 {
-	struct vbal_wire *wire = &vb->wire;
 	int ret;
 
-	ret = vbal_wire_find_vqs(vb, VBAL_NR_VQS);
+	ret = vbal_wire_find_vqs(wire, VBAL_NR_VQS);
 	if (ret) {
 		dev_warn(
-			&vb->vdev->dev,
+			&wire->vdev->dev,
 			"no queues for all offered features (%d), trying without the optional ones\n",
 			ret);
-		ret = vbal_wire_find_vqs(vb, VBAL_VQ_STATS);
+		ret = vbal_wire_find_vqs(wire, VBAL_VQ_STATS);
 	}
 	if (ret)
 		return ret;
@@ -250,29 +243,23 @@ int vbal_wire_connect(struct vbal_dev *vb)
 		wire->max_ranges = clamp_t(unsigned int, size / 2, 1,
 					   VBAL_RANGES_PER_BATCH);
 	}
-	vbal_wire_set_poison(vb);
-	vbal_wire_forget(wire);
+	vbal_wire_set_poison(wire);
 	wire->actual_known = false;
-	wire->stopping = false;
-	wire->closed = false;
-	wire->dead = false;
+	vbal_life_move(&wire->life, VBAL_LIFE_STARTING);
 	return 0;
 }
 
 /**
  * vbal_wire_disconnect() - delete the queues
- * @vb: the device, dead
+ * @wire: the wire, dead
  *
- * Context: Remove, freeze. Waits for a migration or OOM notification under
- * way; both see a dead device and end.
+ * Context: Remove, freeze; whoever could use a queue has been stopped. The life
+ * goes from DEAD to DOWN.
  */
-void vbal_wire_disconnect(struct vbal_dev *vb)
+void vbal_wire_disconnect(struct vbal_wire *wire)
 {
-	struct vbal_wire *wire = &vb->wire;
 	unsigned int id;
 
-	mutex_lock(&wire->oom_lock);
-	mutex_lock(&wire->mig_lock);
 	for (id = 0; id < VBAL_NR_VQS; id++) {
 		struct vbal_vq *q = &wire->q[id];
 
@@ -281,9 +268,8 @@ void vbal_wire_disconnect(struct vbal_dev *vb)
 		q->nr_in_flight = 0;
 		spin_unlock_irq(&q->lock);
 	}
-	vb->vdev->config->del_vqs(vb->vdev);
-	mutex_unlock(&wire->mig_lock);
-	mutex_unlock(&wire->oom_lock);
+	wire->vdev->config->del_vqs(wire->vdev);
+	vbal_life_move(&wire->life, VBAL_LIFE_DOWN);
 }
 
 /* All ones is what a device reads as that was pulled out. */
@@ -291,84 +277,130 @@ void vbal_wire_disconnect(struct vbal_dev *vb)
 
 /**
  * vbal_wire_gone() - was the device pulled out
- * @vb: the device
+ * @wire: the wire
  *
  * Return: true if it will never answer again.
  */
-bool vbal_wire_gone(struct vbal_dev *vb)
+bool vbal_wire_gone(struct vbal_wire *wire)
 {
-	return vb->vdev->config->get_status(vb->vdev) == VBAL_STATUS_GONE;
+	return wire->vdev->config->get_status(wire->vdev) == VBAL_STATUS_GONE;
 }
 
 /**
  * vbal_wire_reset() - reset the device
- * @vb: the device
+ * @wire: the wire
  *
  * Not one that was pulled out: virtio_pci waits for its reset for ever. That
  * one touches no page any more either.
  *
  * Context: Process context.
  */
-void vbal_wire_reset(struct vbal_dev *vb)
+void vbal_wire_reset(struct vbal_wire *wire)
 {
-	if (vbal_wire_gone(vb))
-		virtio_break_device(vb->vdev);
+	if (vbal_wire_gone(wire))
+		virtio_break_device(wire->vdev);
 	else
-		virtio_reset_device(vb->vdev);
+		virtio_reset_device(wire->vdev);
+}
+
+/* A notification after the reset would be one to a device that has no driver. */
+static void vbal_wire_end_notifying(struct vbal_wire *wire)
+{
+	unsigned int id;
+
+	for (id = 0; id < VBAL_NR_VQS; id++)
+		while (atomic_read(&wire->q[id].nr_notifying))
+			schedule_timeout_idle(1);
+}
+
+static bool vbal_wire_kill_locked(struct vbal_wire *wire, int *from)
+{
+	unsigned int id;
+
+	*from = vbal_life_try(&wire->life, VBAL_LIFE_RESETTING);
+	if (*from < 0)
+		return false;
+	vbal_wire_end_notifying(wire);
+	vbal_wire_reset(wire);
+	vbal_life_move(&wire->life, VBAL_LIFE_DEAD);
+	for (id = 0; id < VBAL_NR_VQS; id++)
+		wake_up_all(&wire->q[id].wait);
+	return true;
 }
 
 /**
  * vbal_wire_kill() - reset the device and end every wait
- * @vb: the device
+ * @wire: the wire
  *
  * Waits end only after the reset: from then on the device touches no page.
  *
- * Context: Process context. May be called by many, resets once.
+ * Context: Process context. May be called by many, resets once. The life is
+ * DEAD, or further, when it returns.
  */
-void vbal_wire_kill(struct vbal_dev *vb)
+void vbal_wire_kill(struct vbal_wire *wire)
 {
-	struct vbal_wire *wire = &vb->wire;
-	unsigned int id;
+	bool killed;
+	int from;
 
 	mutex_lock(&wire->kill_lock);
-	if (!wire->dead) {
-		WRITE_ONCE(wire->closed, true);
-		vbal_wire_reset(vb);
-		WRITE_ONCE(wire->dead, true);
-		for (id = 0; id < VBAL_NR_VQS; id++)
-			wake_up_all(&wire->q[id].wait);
-	}
+	killed = vbal_wire_kill_locked(wire, &from);
 	mutex_unlock(&wire->kill_lock);
+	if (killed && from == VBAL_LIFE_UP)
+		wire->broke(wire);
 }
 
-static bool vbal_vq_usable(struct vbal_dev *vb, struct vbal_vq *q)
+/**
+ * vbal_wire_is_broken() - does the device need a reset
+ * @wire: the wire, connected
+ *
+ * One that was pulled out reads as all ones: it seems to need a reset, too.
+ *
+ * Context: Process context.
+ * Return: true if a queue broke, or the device asks for it (virtio 1.2, 2.1.2).
+ */
+bool vbal_wire_is_broken(struct vbal_wire *wire)
+{
+	unsigned int id;
+
+	for (id = 0; id < VBAL_NR_VQS; id++) {
+		struct virtqueue *vq = READ_ONCE(wire->q[id].vq);
+
+		if (vq && virtqueue_is_broken(vq))
+			return true;
+	}
+	return wire->vdev->config->get_status(wire->vdev) &
+	       VIRTIO_CONFIG_S_NEEDS_RESET;
+}
+
+static bool vbal_vq_usable(struct vbal_vq *q)
 {
 	struct virtqueue *vq = READ_ONCE(q->vq);
 
-	return vq && !READ_ONCE(vb->wire.closed) && !virtqueue_is_broken(vq);
+	return vq && vbal_life_may_submit(&q->wire->life) &&
+	       !virtqueue_is_broken(vq);
 }
 
 /**
  * vbal_wire_usable() - can a queue be used
- * @vb: the device
+ * @wire: the wire
  * @id: which queue
  *
  * Return: false when there is no such queue, or it broke, or the device is
  * being reset.
  */
-bool vbal_wire_usable(struct vbal_dev *vb, enum vbal_vq_id id)
+bool vbal_wire_usable(struct vbal_wire *wire, enum vbal_vq_id id)
 {
-	return vbal_vq_usable(vb, &vb->wire.q[id]);
+	return vbal_vq_usable(&wire->q[id]);
 }
 
-static int vbal_vq_add_locked(struct vbal_dev *vb, struct vbal_vq *q,
-			      struct scatterlist *sg, unsigned int nents,
-			      bool out, struct vbal_token *token)
+static int vbal_vq_add_locked(struct vbal_vq *q, struct scatterlist *sg,
+			      unsigned int nents, bool out,
+			      struct vbal_token *token)
 {
 	int ret;
 
 	lockdep_assert_held(&q->lock);
-	if (!vbal_vq_usable(vb, q))
+	if (!vbal_vq_usable(q))
 		return -EIO;
 	/* GFP_NOWAIT: nothing is allocated, INDIRECT_DESC is not negotiated. */
 	if (out)
@@ -384,22 +416,20 @@ static int vbal_vq_add_locked(struct vbal_dev *vb, struct vbal_vq *q,
 	return 0;
 }
 
-static int vbal_vq_add(struct vbal_dev *vb, struct vbal_vq *q,
-		       struct scatterlist *sg, unsigned int nents, bool out,
-		       struct vbal_token *token)
+static int vbal_vq_add(struct vbal_vq *q, struct scatterlist *sg,
+		       unsigned int nents, bool out, struct vbal_token *token)
 {
 	unsigned long flags;
 	int ret;
 
 	spin_lock_irqsave(&q->lock, flags);
-	ret = vbal_vq_add_locked(vb, q, sg, nents, out, token);
+	ret = vbal_vq_add_locked(q, sg, nents, out, token);
 	spin_unlock_irqrestore(&q->lock, flags);
 	return ret;
 }
 
 /**
  * vbal_vq_add_out() - queue a buffer that the device reads
- * @vb: the device
  * @q: the queue
  * @sg: the buffer
  * @nents: entries of @sg
@@ -408,16 +438,14 @@ static int vbal_vq_add(struct vbal_dev *vb, struct vbal_vq *q,
  * Context: Any; takes @q->lock. Follow with vbal_vq_notify().
  * Return: 0, -ENOSPC when the ring is full, -EIO when the device is broken.
  */
-int vbal_vq_add_out(struct vbal_dev *vb, struct vbal_vq *q,
-		    struct scatterlist *sg, unsigned int nents,
-		    struct vbal_token *token)
+int vbal_vq_add_out(struct vbal_vq *q, struct scatterlist *sg,
+		    unsigned int nents, struct vbal_token *token)
 {
-	return vbal_vq_add(vb, q, sg, nents, true, token);
+	return vbal_vq_add(q, sg, nents, true, token);
 }
 
 /**
  * vbal_vq_add_in() - queue a buffer that the device writes, or discards
- * @vb: the device
  * @q: the queue
  * @sg: the buffer
  * @nents: entries of @sg
@@ -426,21 +454,19 @@ int vbal_vq_add_out(struct vbal_dev *vb, struct vbal_vq *q,
  * Context: Any; takes @q->lock. Follow with vbal_vq_notify().
  * Return: 0, -ENOSPC when the ring is full, -EIO when the device is broken.
  */
-int vbal_vq_add_in(struct vbal_dev *vb, struct vbal_vq *q,
-		   struct scatterlist *sg, unsigned int nents,
-		   struct vbal_token *token)
+int vbal_vq_add_in(struct vbal_vq *q, struct scatterlist *sg,
+		   unsigned int nents, struct vbal_token *token)
 {
-	return vbal_vq_add(vb, q, sg, nents, false, token);
+	return vbal_vq_add(q, sg, nents, false, token);
 }
 
 /**
  * vbal_vq_notify() - tell the host of all buffers queued so far, if it asks
- * @vb: the device
  * @q: the queue
  *
  * Context: Any that may not race with vbal_wire_disconnect().
  */
-void vbal_vq_notify(struct vbal_dev *vb, struct vbal_vq *q)
+void vbal_vq_notify(struct vbal_vq *q)
 {
 	struct virtqueue *vq;
 	unsigned long flags;
@@ -448,13 +474,17 @@ void vbal_vq_notify(struct vbal_dev *vb, struct vbal_vq *q)
 
 	spin_lock_irqsave(&q->lock, flags);
 	vq = q->vq;
-	if (vbal_vq_usable(vb, q))
+	if (vbal_vq_usable(q))
 		notify = virtqueue_kick_prepare(vq);
-	if (notify)
+	if (notify) {
 		q->nr_notify++;
+		atomic_inc(&q->nr_notifying);
+	}
 	spin_unlock_irqrestore(&q->lock, flags);
-	if (notify)
-		virtqueue_notify(vq);
+	if (!notify)
+		return;
+	virtqueue_notify(vq);
+	atomic_dec(&q->nr_notifying);
 }
 
 /**
@@ -513,12 +543,11 @@ static bool vbal_vq_arm(struct vbal_vq *q)
 	return armed;
 }
 
-static bool vbal_vq_ready(struct vbal_dev *vb, struct vbal_vq *q,
-			  bool (*cond)(struct vbal_vq *q, void *arg), void *arg)
+static bool vbal_vq_ready(struct vbal_vq *q, vbal_vq_cond *cond, void *arg)
 {
 	do {
 		vbal_vq_reap(q);
-		if (cond(q, arg) || !vbal_vq_usable(vb, q))
+		if (cond(q, arg) || !vbal_vq_usable(q))
 			return true;
 	} while (!vbal_vq_arm(q));
 	return false;
@@ -540,9 +569,37 @@ static bool vbal_vq_silent(struct vbal_vq *q)
 					   msecs_to_jiffies(VBAL_GRACE_MS));
 }
 
+static int vbal_vq_wait_while(struct vbal_vq *q, vbal_vq_cond *cond, void *arg,
+			      bool bounded)
+{
+	for (;;) {
+		long left = wait_event_idle_timeout(
+			q->wait, vbal_vq_ready(q, cond, arg), HZ);
+
+		if (cond(q, arg)) {
+			/* 1: only the look at the end of the time saw it. */
+			if (left == 1)
+				vbal_vq_count_missed(q);
+			return 0;
+		}
+		if (!vbal_vq_usable(q)) {
+			/* What it has of us is safe only after a reset. */
+			vbal_wire_kill(q->wire);
+			return -EIO;
+		}
+		if (vbal_life_now(&q->wire->life) == VBAL_LIFE_STOPPING)
+			bounded = true;
+		if (bounded && vbal_vq_silent(q)) {
+			dev_warn(
+				&q->wire->vdev->dev,
+				"the host does not answer, resetting the device\n");
+			vbal_wire_kill(q->wire);
+		}
+	}
+}
+
 /**
  * vbal_vq_wait() - wait for the host
- * @vb: the device
  * @q: the queue
  * @cond: what is waited for; may be called often
  * @arg: for @cond
@@ -555,43 +612,38 @@ static bool vbal_vq_silent(struct vbal_vq *q)
  * not taken for a hung task.
  * Return: 0, or -EIO once the queue is broken or the device was reset.
  */
-int vbal_vq_wait(struct vbal_dev *vb, struct vbal_vq *q,
-		 bool (*cond)(struct vbal_vq *q, void *arg), void *arg)
+int vbal_vq_wait(struct vbal_vq *q, vbal_vq_cond *cond, void *arg)
 {
-	for (;;) {
-		long left = wait_event_idle_timeout(
-			q->wait, vbal_vq_ready(vb, q, cond, arg), HZ);
+	return vbal_vq_wait_while(q, cond, arg, false);
+}
 
-		if (cond(q, arg)) {
-			/* 1: only the look at the end of the time saw it. */
-			if (left == 1)
-				vbal_vq_count_missed(q);
-			return 0;
-		}
-		if (!vbal_vq_usable(vb, q)) {
-			/* What it has of us is safe only after a reset. */
-			vbal_wire_kill(vb);
-			return -EIO;
-		}
-		if (READ_ONCE(vb->wire.stopping) && vbal_vq_silent(q)) {
-			dev_warn(
-				&vb->vdev->dev,
-				"the host does not answer, resetting the device\n");
-			vbal_wire_kill(vb);
-		}
-	}
+/**
+ * vbal_vq_wait_bounded() - wait for the host, but not for a silent one
+ * @q: the queue
+ * @cond: what is waited for; may be called often
+ * @arg: for @cond
+ *
+ * Where somebody else would have to wait meanwhile. A host that has used no
+ * buffer of @q for VBAL_GRACE_MS is taken for broken.
+ *
+ * Context: As vbal_vq_wait().
+ * Return: As vbal_vq_wait().
+ */
+int vbal_vq_wait_bounded(struct vbal_vq *q, vbal_vq_cond *cond, void *arg)
+{
+	return vbal_vq_wait_while(q, cond, arg, true);
 }
 
 /**
  * vbal_wire_room() - what fits into one batch
- * @vb: the device
+ * @wire: the wire
  * @batch: the batch
  * @mode: how it will travel
  * @want: gets its limits lowered, and the orders that suit @mode
  *
  * Context: Size worker.
  */
-void vbal_wire_room(struct vbal_dev *vb, const struct vbal_batch *batch,
+void vbal_wire_room(struct vbal_wire *wire, const struct vbal_batch *batch,
 		    enum vbal_mode mode, struct vbal_want *want)
 {
 	unsigned long max_pages =
@@ -600,7 +652,7 @@ void vbal_wire_room(struct vbal_dev *vb, const struct vbal_batch *batch,
 	want->max_order = VBAL_MAX_ORDER;
 	if (mode == VBAL_MODE_RANGE) {
 		want->min_order = VBAL_RANGE_MIN_ORDER;
-		want->max_blocks = vb->wire.max_ranges;
+		want->max_blocks = wire->max_ranges;
 		return;
 	}
 	want->min_order = 0;
@@ -608,7 +660,7 @@ void vbal_wire_room(struct vbal_dev *vb, const struct vbal_batch *batch,
 	want->nr_pages = min(want->nr_pages, max_pages);
 }
 
-static int vbal_batch_add_pfns(struct vbal_dev *vb, struct vbal_batch *batch,
+static int vbal_batch_add_pfns(struct vbal_wire *wire, struct vbal_batch *batch,
 			       struct page *page, unsigned int order)
 {
 	u64 frame = (u64)page_to_pfn(page) * VBAL_FRAMES_PER_PAGE;
@@ -621,7 +673,7 @@ static int vbal_batch_add_pfns(struct vbal_dev *vb, struct vbal_batch *batch,
 		return -EOVERFLOW;
 	for (; frame < end; frame++)
 		batch->pfns[batch->nr_pfns++] =
-			cpu_to_virtio32(vb->vdev, (u32)frame);
+			cpu_to_virtio32(wire->vdev, (u32)frame);
 	return 0;
 }
 
@@ -655,7 +707,7 @@ static int vbal_batch_add_range(struct vbal_batch *batch, struct page *page,
 
 /**
  * vbal_wire_load() - write a batch's blocks into its buffers
- * @vb: the device
+ * @wire: the wire
  * @batch: the batch, not in flight, with blocks that vbal_wire_room() allowed
  * @id: the queue it will travel by; VBAL_VQ_REPORT means VBAL_MODE_RANGE
  *
@@ -663,7 +715,7 @@ static int vbal_batch_add_range(struct vbal_batch *batch, struct page *page,
  * Return: 0; -ERANGE if a page lies beyond the 16 TiB that 32 bits can name;
  * -EOVERFLOW if the blocks do not fit.
  */
-int vbal_wire_load(struct vbal_dev *vb, struct vbal_batch *batch,
+int vbal_wire_load(struct vbal_wire *wire, struct vbal_batch *batch,
 		   enum vbal_vq_id id)
 {
 	struct page *page;
@@ -683,7 +735,7 @@ int vbal_wire_load(struct vbal_dev *vb, struct vbal_batch *batch,
 		if (batch->mode == VBAL_MODE_RANGE)
 			ret = vbal_batch_add_range(batch, page, order);
 		else
-			ret = vbal_batch_add_pfns(vb, batch, page, order);
+			ret = vbal_batch_add_pfns(wire, batch, page, order);
 		if (ret)
 			return ret;
 	}
@@ -713,14 +765,13 @@ vbal_batch_buf(struct vbal_batch *batch, unsigned int i, struct scatterlist *sg)
 	return sg;
 }
 
-static int vbal_batch_add_buf(struct vbal_dev *vb, struct vbal_batch *batch,
+static int vbal_batch_add_buf(struct vbal_wire *wire, struct vbal_batch *batch,
 			      unsigned int i)
 {
 	bool out = batch->mode == VBAL_MODE_PFN;
 	struct scatterlist sg;
 
-	return vbal_vq_add(vb, &vb->wire.q[batch->id],
-			   vbal_batch_buf(batch, i, &sg),
+	return vbal_vq_add(&wire->q[batch->id], vbal_batch_buf(batch, i, &sg),
 			   out ? 1 : batch->nr_ranges, out, &batch->token);
 }
 
@@ -743,7 +794,7 @@ static bool vbal_cond_room(struct vbal_vq *q, void *arg)
 
 /**
  * vbal_wire_submit() - hand a loaded batch to the host
- * @vb: the device
+ * @wire: the wire
  * @batch: the batch, loaded
  *
  * Waits for room in the ring where it has to; one notification at the end.
@@ -752,46 +803,46 @@ static bool vbal_cond_room(struct vbal_vq *q, void *arg)
  * Return: 0; -EIO when the device was broken: some of the buffers may have been
  * with the host, but it has been reset since.
  */
-int vbal_wire_submit(struct vbal_dev *vb, struct vbal_batch *batch)
+int vbal_wire_submit(struct vbal_wire *wire, struct vbal_batch *batch)
 {
-	struct vbal_vq *q = &vb->wire.q[batch->id];
+	struct vbal_vq *q = &wire->q[batch->id];
 	unsigned int nr_descs = 1;
 	unsigned int i;
 	int ret = 0;
 
 	batch->start_ns = ktime_get_ns();
-	trace_vbal_batch_submit(vb, batch);
+	trace_vbal_batch_submit(wire, batch);
 	if (batch->mode == VBAL_MODE_RANGE)
 		nr_descs = batch->nr_ranges;
 	for (i = 0; i < vbal_batch_nr_bufs(batch); i++) {
-		while ((ret = vbal_batch_add_buf(vb, batch, i)) == -ENOSPC) {
-			vbal_vq_notify(vb, q);
-			ret = vbal_vq_wait(vb, q, vbal_cond_room, &nr_descs);
+		while ((ret = vbal_batch_add_buf(wire, batch, i)) == -ENOSPC) {
+			vbal_vq_notify(q);
+			ret = vbal_vq_wait(q, vbal_cond_room, &nr_descs);
 			if (ret)
 				return ret;
 		}
 		if (ret) {
 			/* What it has of us is safe only after a reset. */
-			vbal_wire_kill(vb);
+			vbal_wire_kill(wire);
 			return -EIO;
 		}
 	}
-	vbal_vq_notify(vb, q);
+	vbal_vq_notify(q);
 	return 0;
 }
 
 /**
  * vbal_wire_try_submit() - hand a loaded batch to the host, all of it or none
- * @vb: the device
+ * @wire: the wire
  * @batch: the batch, loaded, VBAL_MODE_PFN
  *
  * Context: OOM notifier; does not sleep.
  * Return: 0, -ENOSPC when the ring has no room for all of it, -EIO when the
  * device is broken.
  */
-int vbal_wire_try_submit(struct vbal_dev *vb, struct vbal_batch *batch)
+int vbal_wire_try_submit(struct vbal_wire *wire, struct vbal_batch *batch)
 {
-	struct vbal_vq *q = &vb->wire.q[batch->id];
+	struct vbal_vq *q = &wire->q[batch->id];
 	unsigned int nr_bufs = vbal_batch_nr_bufs(batch);
 	unsigned long flags;
 	unsigned int i;
@@ -800,33 +851,75 @@ int vbal_wire_try_submit(struct vbal_dev *vb, struct vbal_batch *batch)
 	batch->start_ns = ktime_get_ns();
 	vbal_vq_reap(q);
 	spin_lock_irqsave(&q->lock, flags);
-	if (vbal_vq_usable(vb, q))
+	if (vbal_vq_usable(q))
 		ret = q->vq->num_free < nr_bufs ? -ENOSPC : 0;
 	for (i = 0; !ret && i < nr_bufs; i++) {
 		struct scatterlist sg;
 
-		ret = vbal_vq_add_locked(vb, q, vbal_batch_buf(batch, i, &sg),
-					 1, true, &batch->token);
+		ret = vbal_vq_add_locked(q, vbal_batch_buf(batch, i, &sg), 1,
+					 true, &batch->token);
 	}
 	spin_unlock_irqrestore(&q->lock, flags);
-	vbal_vq_notify(vb, q);
+	vbal_vq_notify(q);
+	return ret;
+}
+
+static int vbal_vq_add_pair_locked(struct vbal_vq *q1, struct scatterlist *sg1,
+				   struct vbal_token *token1,
+				   struct vbal_vq *q2, struct scatterlist *sg2,
+				   struct vbal_token *token2)
+{
+	int ret;
+
+	if (!vbal_vq_usable(q1) || !vbal_vq_usable(q2))
+		return -EIO;
+	if (!q1->vq->num_free || !q2->vq->num_free)
+		return -ENOSPC;
+	ret = vbal_vq_add_locked(q1, sg1, 1, true, token1);
+	return ret ?: vbal_vq_add_locked(q2, sg2, 1, true, token2);
+}
+
+/**
+ * vbal_vq_add_out_pair() - queue a buffer each in two queues, both or none
+ * @q1: the inflate queue
+ * @sg1: its buffer, one descriptor
+ * @token1: counts @sg1
+ * @q2: the deflate queue
+ * @sg2: its buffer, one descriptor
+ * @token2: counts @sg2
+ *
+ * Context: Any; takes both locks, @q1's first. Follow with vbal_vq_notify().
+ * Return: 0, -ENOSPC when a ring is full, -EIO when the device is broken.
+ */
+int vbal_vq_add_out_pair(struct vbal_vq *q1, struct scatterlist *sg1,
+			 struct vbal_token *token1, struct vbal_vq *q2,
+			 struct scatterlist *sg2, struct vbal_token *token2)
+{
+	unsigned long flags;
+	int ret;
+
+	spin_lock_irqsave(&q1->lock, flags);
+	spin_lock_nested(&q2->lock, SINGLE_DEPTH_NESTING);
+	ret = vbal_vq_add_pair_locked(q1, sg1, token1, q2, sg2, token2);
+	spin_unlock(&q2->lock);
+	spin_unlock_irqrestore(&q1->lock, flags);
 	return ret;
 }
 
 /**
  * vbal_wire_free_pfns() - what vbal_wire_try_submit() would take now
- * @vb: the device
+ * @wire: the wire
  * @batch: the batch, not in flight
  * @id: the queue
  *
  * Context: OOM notifier; does not sleep.
  * Return: frames that fit both the batch and the ring.
  */
-unsigned int vbal_wire_free_pfns(struct vbal_dev *vb,
+unsigned int vbal_wire_free_pfns(struct vbal_wire *wire,
 				 const struct vbal_batch *batch,
 				 enum vbal_vq_id id)
 {
-	struct vbal_vq *q = &vb->wire.q[id];
+	struct vbal_vq *q = &wire->q[id];
 
 	vbal_vq_reap(q);
 	return min(vbal_vq_room(q), batch->max_bufs) * VBAL_PFNS_PER_BUF;
@@ -834,16 +927,16 @@ unsigned int vbal_wire_free_pfns(struct vbal_dev *vb,
 
 /**
  * vbal_wire_done() - has the host acknowledged a batch
- * @vb: the device
+ * @wire: the wire
  * @batch: the batch
  *
  * Context: Any; takes the queue's lock.
  * Return: true if none of its buffers is in flight.
  */
-bool vbal_wire_done(struct vbal_dev *vb, struct vbal_batch *batch)
+bool vbal_wire_done(struct vbal_wire *wire, struct vbal_batch *batch)
 {
 	if (!vbal_token_done(&batch->token))
-		vbal_vq_reap(&vb->wire.q[batch->id]);
+		vbal_vq_reap(&wire->q[batch->id]);
 	return vbal_token_done(&batch->token);
 }
 
@@ -854,15 +947,15 @@ static bool vbal_cond_token(struct vbal_vq *q, void *arg)
 
 /**
  * vbal_wire_wait() - wait for the acknowledgment of a batch
- * @vb: the device
+ * @wire: the wire
  * @batch: the batch
  *
  * Context: Process context.
  * Return: 0, or -EIO as from vbal_vq_wait().
  */
-int vbal_wire_wait(struct vbal_dev *vb, struct vbal_batch *batch)
+int vbal_wire_wait(struct vbal_wire *wire, struct vbal_batch *batch)
 {
-	return vbal_vq_wait(vb, &vb->wire.q[batch->id], vbal_cond_token,
+	return vbal_vq_wait(&wire->q[batch->id], vbal_cond_token,
 			    &batch->token);
 }
 
@@ -873,140 +966,56 @@ static bool vbal_cond_empty(struct vbal_vq *q, void *arg)
 
 /**
  * vbal_wire_drain() - wait until the host has nothing of a queue
- * @vb: the device
+ * @wire: the wire
  * @id: the queue
  *
  * Context: Process context.
  * Return: 0, or -EIO as from vbal_vq_wait().
  */
-int vbal_wire_drain(struct vbal_dev *vb, enum vbal_vq_id id)
+int vbal_wire_drain(struct vbal_wire *wire, enum vbal_vq_id id)
 {
-	struct vbal_vq *q = &vb->wire.q[id];
+	struct vbal_vq *q = &wire->q[id];
 
 	if (vbal_cond_empty(q, NULL))
 		return 0;
-	return vbal_vq_wait(vb, q, vbal_cond_empty, NULL);
-}
-
-static int vbal_batch_set_page(struct vbal_dev *vb, struct vbal_batch *batch,
-			       enum vbal_vq_id id, struct page *page)
-{
-	batch->id = id;
-	batch->nr_pfns = 0;
-	batch->nr_ranges = 0;
-	if (id != VBAL_VQ_REPORT) {
-		batch->mode = VBAL_MODE_PFN;
-		return vbal_batch_add_pfns(vb, batch, page, 0);
-	}
-	batch->mode = VBAL_MODE_RANGE;
-	sg_init_table(batch->sg, 1);
-	return vbal_batch_add_range(batch, page, 0);
+	return vbal_vq_wait(q, vbal_cond_empty, NULL);
 }
 
 /**
- * vbal_wire_swap() - give one page for another, in one round trip
- * @vb: the device
- * @mode: how @page travelled; @newpage will travel alike
- * @newpage: for the host
- * @page: back to the guest
+ * vbal_wire_acked() - the host has acknowledged a batch
+ * @wire: the wire
+ * @batch: the batch
  *
- * Context: Migration, with vbal_wire.mig_lock held.
- * Return: 0 when the host has acknowledged all that it has to; -EAGAIN while
- * deflated pages are in flight, among which @newpage could be; else an error
- * after which @page is still ballooned. After -EIO the device has been reset.
+ * Context: Whoever owns the batch, once for each time it was submitted.
  */
-int vbal_wire_swap(struct vbal_dev *vb, enum vbal_mode mode,
-		   struct page *newpage, struct page *page)
+void vbal_wire_acked(struct vbal_wire *wire, const struct vbal_batch *batch)
 {
-	struct vbal_wire *wire = &vb->wire;
-	bool range = mode == VBAL_MODE_RANGE;
-	int ret;
+	u64 latency_ns = ktime_get_ns() - batch->start_ns;
 
-	lockdep_assert_held(&wire->mig_lock);
-	vbal_vq_reap(&wire->q[VBAL_VQ_DEFLATE]);
-	if (wire->stopping || !vbal_cond_empty(&wire->q[VBAL_VQ_DEFLATE], NULL))
-		return -EAGAIN;
-	if (!vbal_token_done(&wire->mig_give->token) ||
-	    !vbal_token_done(&wire->mig_take->token))
-		return -EAGAIN;
-	ret = vbal_batch_set_page(vb, wire->mig_give,
-				  range ? VBAL_VQ_REPORT : VBAL_VQ_INFLATE,
-				  newpage);
-	if (!ret && !range)
-		ret = vbal_batch_set_page(vb, wire->mig_take, VBAL_VQ_DEFLATE,
-					  page);
-	if (ret)
-		return ret;
-	ret = vbal_wire_submit(vb, wire->mig_give);
-	if (!ret && !range)
-		ret = vbal_wire_submit(vb, wire->mig_take);
-	if (!ret)
-		ret = vbal_wire_wait(vb, wire->mig_give);
-	if (!ret && !range)
-		ret = vbal_wire_wait(vb, wire->mig_take);
-	return ret;
-}
-
-/**
- * vbal_wire_report() - tell the host of free pages and wait for its answer
- * @vb: the device
- * @sg: the pages
- * @nents: entries of @sg
- *
- * In pieces of half the ring at most, so that it takes turns with blocks that
- * travel as ranges.
- *
- * Context: The page reporting work only.
- * Return: 0, or -EIO after the device broke or was reset.
- */
-int vbal_wire_report(struct vbal_dev *vb, struct scatterlist *sg,
-		     unsigned int nents)
-{
-	struct vbal_batch *batch = vb->wire.report_batch;
-
-	batch->id = VBAL_VQ_REPORT;
-	batch->mode = VBAL_MODE_RANGE;
-	while (nents) {
-		unsigned int i, nr = min(nents, vb->wire.max_ranges);
-		int ret;
-
-		if (!nr)
-			return -EIO;
-		sg_init_table(batch->sg, nr);
-		for (i = 0; i < nr; i++, sg = sg_next(sg))
-			sg_set_page(&batch->sg[i], sg_page(sg), sg->length, 0);
-		batch->nr_ranges = nr;
-		ret = vbal_wire_submit(vb, batch);
-		if (!ret)
-			ret = vbal_wire_wait(vb, batch);
-		if (ret)
-			return ret;
-		vbal_debug_acked(vb, batch);
-		nents -= nr;
-	}
-	return 0;
+	vbal_hist_add(&wire->answer, latency_ns);
+	trace_vbal_batch_ack(wire, batch, div_u64(latency_ns, NSEC_PER_USEC));
 }
 
 /**
  * vbal_wire_target_frames() - what the host asks for now
- * @vb: the device
+ * @wire: the wire
  *
  * Legacy transports read byte by byte: there it is read until it holds still.
  *
  * Context: Process context.
  * Return: num_pages in frames of 4 KiB; what the device says, however absurd.
  */
-u32 vbal_wire_target_frames(struct vbal_dev *vb)
+u32 vbal_wire_target_frames(struct vbal_wire *wire)
 {
 	unsigned int tries = 8;
 	u32 nr_frames, again;
 
-	virtio_cread_le(vb->vdev, struct virtio_balloon_config, num_pages,
+	virtio_cread_le(wire->vdev, struct virtio_balloon_config, num_pages,
 			&nr_frames);
-	if (virtio_has_feature(vb->vdev, VIRTIO_F_VERSION_1))
+	if (virtio_has_feature(wire->vdev, VIRTIO_F_VERSION_1))
 		return nr_frames;
 	while (tries--) {
-		virtio_cread_le(vb->vdev, struct virtio_balloon_config,
+		virtio_cread_le(wire->vdev, struct virtio_balloon_config,
 				num_pages, &again);
 		if (again == nr_frames)
 			break;
@@ -1017,7 +1026,7 @@ u32 vbal_wire_target_frames(struct vbal_dev *vb)
 
 /**
  * vbal_wire_set_actual() - tell the host the size of the balloon
- * @vb: the device
+ * @wire: the wire
  * @nr_frames: frames of 4 KiB in the balloon
  *
  * One write of all four bytes, and only if it is news: QEMU makes an event of
@@ -1025,15 +1034,13 @@ u32 vbal_wire_target_frames(struct vbal_dev *vb)
  *
  * Context: Size worker, or disconnect after the worker has stopped.
  */
-void vbal_wire_set_actual(struct vbal_dev *vb, u32 nr_frames)
+void vbal_wire_set_actual(struct vbal_wire *wire, u32 nr_frames)
 {
-	struct vbal_wire *wire = &vb->wire;
-
-	if (READ_ONCE(wire->closed))
+	if (!vbal_life_may_submit(&wire->life))
 		return;
 	if (wire->actual_known && wire->actual_frames == nr_frames)
 		return;
-	virtio_cwrite_le(vb->vdev, struct virtio_balloon_config, actual,
+	virtio_cwrite_le(wire->vdev, struct virtio_balloon_config, actual,
 			 &nr_frames);
 	wire->actual_frames = nr_frames;
 	wire->actual_known = true;
@@ -1041,29 +1048,29 @@ void vbal_wire_set_actual(struct vbal_dev *vb, u32 nr_frames)
 
 /**
  * vbal_wire_hint_cmd() - the host's present free page hint command
- * @vb: the device, with FREE_PAGE_HINT negotiated
+ * @wire: the wire, with FREE_PAGE_HINT negotiated
  *
  * Context: Process context.
  * Return: a command id, VIRTIO_BALLOON_CMD_ID_STOP or _DONE.
  */
-u32 vbal_wire_hint_cmd(struct vbal_dev *vb)
+u32 vbal_wire_hint_cmd(struct vbal_wire *wire)
 {
 	u32 cmd;
 
-	virtio_cread_le(vb->vdev, struct virtio_balloon_config,
+	virtio_cread_le(wire->vdev, struct virtio_balloon_config,
 			free_page_hint_cmd_id, &cmd);
 	return cmd;
 }
 
 /**
  * vbal_wire_in_flight() - buffers of a queue that the host has
- * @vb: the device
+ * @wire: the wire
  * @id: the queue
  *
  * Context: Any.
  * Return: their number at this moment.
  */
-unsigned int vbal_wire_in_flight(struct vbal_dev *vb, enum vbal_vq_id id)
+unsigned int vbal_wire_in_flight(struct vbal_wire *wire, enum vbal_vq_id id)
 {
-	return READ_ONCE(vb->wire.q[id].nr_in_flight);
+	return READ_ONCE(wire->q[id].nr_in_flight);
 }

@@ -92,6 +92,20 @@ static inline void virtio_get_features(struct virtio_device *vdev,
 }
 #endif
 
+/* v7.0: CONFIG_BALLOON_COMPACTION is called CONFIG_BALLOON_MIGRATION */
+#define VBAL_PAGES_CAN_MOVE                       \
+	(IS_ENABLED(CONFIG_BALLOON_COMPACTION) || \
+	 IS_ENABLED(CONFIG_BALLOON_MIGRATION))
+
+static inline bool vbal_zone_has_cma(const struct zone *zone)
+{
+#ifdef CONFIG_CMA
+	return zone->cma_pages;
+#else
+	return false;
+#endif
+}
+
 /* v7.0: ballooned pages are counted per node, under nr_balloon_pages */
 static inline void vbal_mod_balloon_pages(struct page *page, long nr_pages)
 {

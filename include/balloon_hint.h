@@ -7,9 +7,8 @@
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
 
+#include "balloon_size.h"
 #include "balloon_virtio.h"
-
-struct vbal_dev;
 
 /* Rounds begin with the largest blocks that the allocator has. */
 #define VBAL_HINT_ORDER MAX_PAGE_ORDER
@@ -37,7 +36,10 @@ struct vbal_hint_slot;
 
 /**
  * struct vbal_hint - free page hinting (virtio 1.2, 5.5.6.5)
- * @work: the only one that sends; runs on vbal_dev.side_wq
+ * @wire: the way to the host
+ * @size: whose guard and pages say what the guest can spare
+ * @wq: runs @work
+ * @work: the only one that sends
  * @running: between start and stop; READ_ONCE in @work and config_changed
  * @changed: the host's id has to be read; set in config_changed
  * @phase: where we are; @work
@@ -61,6 +63,9 @@ struct vbal_hint_slot;
  * @nr_hinted_pages: pages hinted, for statistics
  */
 struct vbal_hint {
+	struct vbal_wire *wire;
+	struct vbal_size *size;
+	struct workqueue_struct *wq;
 	struct work_struct work;
 	bool running;
 	bool changed;
@@ -91,7 +96,9 @@ struct vbal_hint {
 
 /**
  * struct vbal_report - free page reporting (virtio 1.2, 5.5.6.7)
+ * @wire: the way to the host
  * @prdev: the kernel's side
+ * @batch: what is on its way; the kernel's work is the only user
  * @registered: the kernel took it (it takes one device only)
  * @nr_calls: times the kernel reported, for statistics; its work is the only
  *	writer
@@ -99,21 +106,25 @@ struct vbal_hint {
  * @nr_failed: reports that the host did not acknowledge
  */
 struct vbal_report {
+	struct vbal_wire *wire;
 	struct page_reporting_dev_info prdev;
+	struct vbal_batch *batch;
 	bool registered;
 	unsigned long nr_calls;
 	unsigned long nr_pages;
 	unsigned long nr_failed;
 };
 
-void vbal_hint_init(struct vbal_dev *vb);
-int vbal_hint_start(struct vbal_dev *vb);
-void vbal_hint_changed(struct vbal_dev *vb);
-void vbal_hint_used(struct vbal_dev *vb);
-void vbal_hint_stop(struct vbal_dev *vb);
-void vbal_hint_release(struct vbal_dev *vb);
+void vbal_hint_init(struct vbal_hint *h, struct vbal_size *size,
+		    struct workqueue_struct *wq);
+int vbal_hint_start(struct vbal_hint *h);
+void vbal_hint_changed(struct vbal_hint *h);
+void vbal_hint_stop(struct vbal_hint *h);
+void vbal_hint_release(struct vbal_hint *h);
 
-int vbal_report_start(struct vbal_dev *vb);
-void vbal_report_stop(struct vbal_dev *vb);
+int vbal_report_alloc(struct vbal_report *r, struct vbal_wire *wire);
+void vbal_report_free(struct vbal_report *r);
+int vbal_report_start(struct vbal_report *r);
+void vbal_report_stop(struct vbal_report *r);
 
 #endif /* _VBALLOON_HINT_H */

@@ -15,8 +15,8 @@
 #define VBAL_FRAMES_PER_PAGE (PAGE_SIZE >> VIRTIO_BALLOON_PFN_SHIFT)
 
 /*
- * Held as they are: blocks of 2 MiB (a huge page of the usual host) and more.
- * Anything smaller is held as single pages, which compaction can move.
+ * Held as they are until the balloon rests: blocks of 2 MiB (a huge page of the
+ * usual host) and more. Anything smaller is held as single pages at once.
  */
 #define VBAL_BLOCK_ORDER (ilog2(SZ_2M) - PAGE_SHIFT)
 #define VBAL_MAX_ORDER MAX_PAGE_ORDER
@@ -54,7 +54,7 @@ struct vbal_blocks {
  * @blocks: blocks of VBAL_BLOCK_ORDER and more, by order; under vbal_pages.lock
  * @nr_blocks: entries of each of @blocks; under vbal_pages.lock
  * @singles: single pages, kept by the kernel's balloon core so that they can
- *	be migrated; the core's lock
+ *	make way for others; the core's lock
  * @nr_singles: pages in @singles, isolated ones included; atomic, because
  *	the core moves pages under its own lock
  */
@@ -72,21 +72,29 @@ struct vbal_bag {
  * @lock: protects the block lists and counts; taken in the size worker and in
  *	the OOM notifier, never across an allocation or the host
  * @nr_held: pages in all bags. Read anywhere, changed by hold and free
+ * @migrate: exchanges a held page for another at the host; both are locked.
+ *	0, or -EAGAIN: not now, or not without waiting. Constant
+ * @migrate_arg: for @migrate
  * @adjust_managed: ballooned pages leave MemTotal (DEFLATE_ON_OOM not
  *	negotiated); constant after probe
+ * @offlining: memory is going offline: nothing stays whole. READ_ONCE
  * @top_order: largest order that the last allocation could get; size worker
  * @nr_given: pages ever held, for statistics
  * @nr_taken: pages ever given back to the guest, for statistics
  * @nr_alloc_failed: allocations that got not even a single page
  * @nr_fallbacks: times that a smaller order had to do
  * @nr_splits: blocks split for an exact target
- * @nr_migrated: single pages moved by compaction
+ * @nr_migrated: single pages that made way for others
  */
 struct vbal_pages {
+	int (*migrate)(struct vbal_pages *vp, enum vbal_mode mode,
+		       struct page *newpage, struct page *page, bool may_wait);
+	void *migrate_arg;
 	struct vbal_bag bag[VBAL_NR_MODES];
 	spinlock_t lock;
 	atomic_long_t nr_held;
 	bool adjust_managed;
+	bool offlining;
 	unsigned int top_order;
 
 	atomic_long_t nr_given;
@@ -125,16 +133,14 @@ unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 			       struct vbal_blocks *out);
 void vbal_pages_hold(struct vbal_pages *vp, struct vbal_blocks *in,
 		     enum vbal_mode mode);
+unsigned long vbal_pages_settle(struct vbal_pages *vp, unsigned long nr_pages);
+void vbal_pages_set_offlining(struct vbal_pages *vp, bool on);
 enum vbal_mode vbal_pages_choose(struct vbal_pages *vp, unsigned long nr_pages);
 unsigned long vbal_pages_pick(struct vbal_pages *vp, enum vbal_mode mode,
 			      unsigned long nr_pages, struct vbal_blocks *out);
-void vbal_pages_put_back(struct vbal_pages *vp, struct vbal_blocks *in,
-			 enum vbal_mode mode);
 void vbal_pages_free(struct vbal_pages *vp, struct vbal_blocks *in);
 void vbal_pages_discard(struct vbal_blocks *in);
 unsigned long vbal_pages_isolated(struct vbal_pages *vp);
-void vbal_pages_migrated(struct vbal_pages *vp, struct balloon_dev_info *bdi,
-			 struct page *newpage, struct page *page);
 
 gfp_t vbal_pages_gfp_block(void);
 void vbal_pages_probe_uncleared(void);
@@ -152,6 +158,16 @@ static inline unsigned long vbal_pages_held(struct vbal_pages *vp)
 static inline u64 vbal_pages_to_frames(unsigned long nr_pages)
 {
 	return (u64)nr_pages * VBAL_FRAMES_PER_PAGE;
+}
+
+static inline u64 vbal_pages_to_bytes(unsigned long nr_pages)
+{
+	return (u64)nr_pages << PAGE_SHIFT;
+}
+
+static inline u64 vbal_frames_to_bytes(u32 nr_frames)
+{
+	return (u64)nr_frames << VIRTIO_BALLOON_PFN_SHIFT;
 }
 
 static inline unsigned long vbal_frames_to_pages(u32 nr_frames)

@@ -14,9 +14,11 @@
 #include <linux/tracepoint.h>
 
 struct vbal_batch;
-struct vbal_dev;
+struct vbal_moment;
+struct vbal_resize_log;
 struct vbal_signals;
 struct vbal_verdict;
+struct vbal_wire;
 
 /* clang-format off */
 #define vbal_show_queue(id) __print_symbolic(id,	\
@@ -37,9 +39,9 @@ struct vbal_verdict;
 
 TRACE_EVENT(vbal_state,
 
-	TP_PROTO(const struct vbal_dev *vb, int state),
+	TP_PROTO(int virtio, const struct vbal_moment *moment),
 
-	TP_ARGS(vb, state),
+	TP_ARGS(virtio, moment),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -50,11 +52,12 @@ TRACE_EVENT(vbal_state,
 	),
 
 	TP_fast_assign(
-		__entry->virtio = vb->vdev->index;
-		__entry->from = vb->state;
-		__entry->to = state;
-		__entry->held_bytes = vbal_held_bytes(vb);
-		__entry->target_bytes = vbal_target_bytes(vb);
+		__entry->virtio = virtio;
+		__entry->from = moment->from;
+		__entry->to = moment->to;
+		__entry->held_bytes = vbal_pages_to_bytes(moment->held_pages);
+		__entry->target_bytes =
+			vbal_frames_to_bytes(moment->target_frames);
 	),
 
 	TP_printk("virtio%d from=%s to=%s held_bytes=%llu target_bytes=%llu",
@@ -65,9 +68,9 @@ TRACE_EVENT(vbal_state,
 
 TRACE_EVENT(vbal_resize_begin,
 
-	TP_PROTO(const struct vbal_dev *vb),
+	TP_PROTO(int virtio, const struct vbal_moment *moment),
 
-	TP_ARGS(vb),
+	TP_ARGS(virtio, moment),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -76,9 +79,10 @@ TRACE_EVENT(vbal_resize_begin,
 	),
 
 	TP_fast_assign(
-		__entry->virtio = vb->vdev->index;
-		__entry->held_bytes = vbal_held_bytes(vb);
-		__entry->target_bytes = vbal_target_bytes(vb);
+		__entry->virtio = virtio;
+		__entry->held_bytes = vbal_pages_to_bytes(moment->held_pages);
+		__entry->target_bytes =
+			vbal_frames_to_bytes(moment->target_frames);
 	),
 
 	TP_printk("virtio%d held_bytes=%llu target_bytes=%llu",
@@ -87,9 +91,9 @@ TRACE_EVENT(vbal_resize_begin,
 
 TRACE_EVENT(vbal_resize_end,
 
-	TP_PROTO(const struct vbal_dev *vb, u64 duration_us, int state),
+	TP_PROTO(int virtio, const struct vbal_resize_log *log),
 
-	TP_ARGS(vb, duration_us, state),
+	TP_ARGS(virtio, log),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -100,11 +104,12 @@ TRACE_EVENT(vbal_resize_end,
 	),
 
 	TP_fast_assign(
-		__entry->virtio = vb->vdev->index;
-		__entry->held_bytes = vbal_held_bytes(vb);
-		__entry->target_bytes = vbal_target_bytes(vb);
-		__entry->duration_us = duration_us;
-		__entry->state = state;
+		__entry->virtio = virtio;
+		__entry->held_bytes = vbal_pages_to_bytes(log->to_pages);
+		__entry->target_bytes =
+			vbal_frames_to_bytes(log->target_frames);
+		__entry->duration_us = div_u64(log->duration_ns, NSEC_PER_USEC);
+		__entry->state = log->state;
 	),
 
 	TP_printk("virtio%d held_bytes=%llu target_bytes=%llu duration_us=%llu state=%s",
@@ -114,9 +119,9 @@ TRACE_EVENT(vbal_resize_end,
 
 TRACE_EVENT(vbal_batch_submit,
 
-	TP_PROTO(const struct vbal_dev *vb, const struct vbal_batch *batch),
+	TP_PROTO(const struct vbal_wire *wire, const struct vbal_batch *batch),
 
-	TP_ARGS(vb, batch),
+	TP_ARGS(wire, batch),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -128,7 +133,7 @@ TRACE_EVENT(vbal_batch_submit,
 	),
 
 	TP_fast_assign(
-		__entry->virtio = vb->vdev->index;
+		__entry->virtio = wire->vdev->index;
 		__entry->queue = batch->id;
 		__entry->batch = batch;
 		__entry->nr_pfns = batch->nr_pfns;
@@ -144,10 +149,10 @@ TRACE_EVENT(vbal_batch_submit,
 
 TRACE_EVENT(vbal_batch_ack,
 
-	TP_PROTO(const struct vbal_dev *vb, const struct vbal_batch *batch,
+	TP_PROTO(const struct vbal_wire *wire, const struct vbal_batch *batch,
 		 u64 latency_us),
 
-	TP_ARGS(vb, batch, latency_us),
+	TP_ARGS(wire, batch, latency_us),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -158,7 +163,7 @@ TRACE_EVENT(vbal_batch_ack,
 	),
 
 	TP_fast_assign(
-		__entry->virtio = vb->vdev->index;
+		__entry->virtio = wire->vdev->index;
 		__entry->queue = batch->id;
 		__entry->batch = batch;
 		__entry->bytes = vbal_batch_bytes(batch);
@@ -208,29 +213,28 @@ TRACE_EVENT(vbal_block_fallback,
 
 TRACE_EVENT(vbal_block_split,
 
-	TP_PROTO(unsigned long pfn, unsigned int order),
+	TP_PROTO(unsigned int order),
 
-	TP_ARGS(pfn, order),
+	TP_ARGS(order),
 
 	TP_STRUCT__entry(
-		__field(unsigned long, pfn)
 		__field(unsigned int, order)
 	),
 
 	TP_fast_assign(
-		__entry->pfn = pfn;
 		__entry->order = order;
 	),
 
-	TP_printk("pfn=0x%lx order=%u", __entry->pfn, __entry->order)
+	TP_printk("order=%u", __entry->order)
 );
 
 TRACE_EVENT(vbal_guard,
 
-	TP_PROTO(const struct vbal_dev *vb, const struct vbal_signals *s,
-		 unsigned long want_pages, const struct vbal_verdict *v),
+	TP_PROTO(int virtio, const struct vbal_signals *s,
+		 unsigned long want_pages, const struct vbal_verdict *v,
+		 unsigned long reserve_pages),
 
-	TP_ARGS(vb, s, want_pages, v),
+	TP_ARGS(virtio, s, want_pages, v, reserve_pages),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -245,14 +249,13 @@ TRACE_EVENT(vbal_guard,
 	),
 
 	TP_fast_assign(
-		__entry->virtio = vb->vdev->index;
+		__entry->virtio = virtio;
 		__entry->want_bytes = (u64)want_pages << PAGE_SHIFT;
 		__entry->grant_bytes = (u64)v->grant_pages << PAGE_SHIFT;
 		__entry->give_back_bytes = (u64)v->give_back_pages << PAGE_SHIFT;
 		__entry->available_bytes = (u64)s->avail_pages << PAGE_SHIFT;
 		__entry->free_bytes = (u64)s->free_pages << PAGE_SHIFT;
-		__entry->reserve_bytes = (u64)vb->guard.reserve_pages
-					 << PAGE_SHIFT;
+		__entry->reserve_bytes = (u64)reserve_pages << PAGE_SHIFT;
 		__entry->state = v->give_back_pages ? VBAL_STATE_DEFLATING :
 				 v->grant_pages ? VBAL_STATE_INFLATING :
 				 v->state;
@@ -268,9 +271,9 @@ TRACE_EVENT(vbal_guard,
 
 TRACE_EVENT(vbal_oom,
 
-	TP_PROTO(const struct vbal_dev *vb, unsigned long give_back_pages),
+	TP_PROTO(int virtio, unsigned long give_back_pages),
 
-	TP_ARGS(vb, give_back_pages),
+	TP_ARGS(virtio, give_back_pages),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -278,7 +281,7 @@ TRACE_EVENT(vbal_oom,
 	),
 
 	TP_fast_assign(
-		__entry->virtio = vb->vdev->index;
+		__entry->virtio = virtio;
 		__entry->give_back_bytes = (u64)give_back_pages << PAGE_SHIFT;
 	),
 
@@ -288,9 +291,9 @@ TRACE_EVENT(vbal_oom,
 
 DECLARE_EVENT_CLASS(vbal_hint_round,
 
-	TP_PROTO(const struct vbal_dev *vb),
+	TP_PROTO(int virtio, u32 round_id, u32 host_id, unsigned long nr_pages),
 
-	TP_ARGS(vb),
+	TP_ARGS(virtio, round_id, host_id, nr_pages),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -300,11 +303,10 @@ DECLARE_EVENT_CLASS(vbal_hint_round,
 	),
 
 	TP_fast_assign(
-		__entry->virtio = vb->vdev->index;
-		__entry->round_id = vb->hint.round_id;
-		__entry->host_id = vb->hint.host_id;
-		__entry->hinted_bytes = (u64)vb->hint.nr_hinted_pages
-					<< PAGE_SHIFT;
+		__entry->virtio = virtio;
+		__entry->round_id = round_id;
+		__entry->host_id = host_id;
+		__entry->hinted_bytes = (u64)nr_pages << PAGE_SHIFT;
 	),
 
 	TP_printk("virtio%d round_id=0x%x host_id=0x%x total_hinted_bytes=%llu",
@@ -313,19 +315,21 @@ DECLARE_EVENT_CLASS(vbal_hint_round,
 );
 
 DEFINE_EVENT(vbal_hint_round, vbal_hint_round_begin,
-	     TP_PROTO(const struct vbal_dev *vb),
-	     TP_ARGS(vb));
+	     TP_PROTO(int virtio, u32 round_id, u32 host_id,
+		      unsigned long nr_pages),
+	     TP_ARGS(virtio, round_id, host_id, nr_pages));
 
 DEFINE_EVENT(vbal_hint_round, vbal_hint_round_end,
-	     TP_PROTO(const struct vbal_dev *vb),
-	     TP_ARGS(vb));
+	     TP_PROTO(int virtio, u32 round_id, u32 host_id,
+		      unsigned long nr_pages),
+	     TP_ARGS(virtio, round_id, host_id, nr_pages));
 
 TRACE_EVENT(vbal_report,
 
-	TP_PROTO(const struct vbal_dev *vb, unsigned long nr_pages,
+	TP_PROTO(int virtio, unsigned long nr_pages,
 		 u64 latency_us, int error),
 
-	TP_ARGS(vb, nr_pages, latency_us, error),
+	TP_ARGS(virtio, nr_pages, latency_us, error),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -335,7 +339,7 @@ TRACE_EVENT(vbal_report,
 	),
 
 	TP_fast_assign(
-		__entry->virtio = vb->vdev->index;
+		__entry->virtio = virtio;
 		__entry->bytes = (u64)nr_pages << PAGE_SHIFT;
 		__entry->latency_us = latency_us;
 		__entry->error = error;
@@ -348,9 +352,9 @@ TRACE_EVENT(vbal_report,
 
 TRACE_EVENT(vbal_stats_sent,
 
-	TP_PROTO(const struct vbal_dev *vb, int error),
+	TP_PROTO(int virtio, int error),
 
-	TP_ARGS(vb, error),
+	TP_ARGS(virtio, error),
 
 	TP_STRUCT__entry(
 		__field(int, virtio)
@@ -358,7 +362,7 @@ TRACE_EVENT(vbal_stats_sent,
 	),
 
 	TP_fast_assign(
-		__entry->virtio = vb->vdev->index;
+		__entry->virtio = virtio;
 		__entry->error = error;
 	),
 

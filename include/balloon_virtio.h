@@ -7,11 +7,13 @@
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/virtio.h>
+#include <linux/virtio_config.h>
 #include <linux/wait.h>
+#include <linux/workqueue.h>
 
+#include "balloon_debug.h"
+#include "balloon_life.h"
 #include "balloon_pages.h"
-
-struct vbal_dev;
 
 /*
  * Firecracker never returns a buffer of more PFNs, Cloud Hypervisor ignores
@@ -48,30 +50,41 @@ enum vbal_vq_id {
 
 /**
  * struct vbal_vq - one queue
- * @vq: the virtqueue, NULL when the device has none; constant while live
+ * @wire: whose queue it is; constant
+ * @vq: the virtqueue, NULL when the device has none; constant while connected
  * @lock: serialises all that is done with @vq. Innermost, never held while
  *	notifying or waiting
  * @quiet: interrupts are wanted only while somebody waits; constant
  * @wait: woken by the host's interrupt and by who reaps for others
+ * @work: queued by each interrupt, may be NULL; constant
+ * @work_wq: runs @work; constant
  * @nr_in_flight: buffers the host has; under @lock
  * @progress_jiffies: when a buffer came back last; READ_ONCE
  * @nr_bufs: buffers ever submitted; under @lock
  * @nr_notify: notifications sent; under @lock
+ * @nr_notifying: of those, how many are just being sent
  * @nr_interrupts: callbacks seen; written by the callback only
  * @nr_missed: answers of the host that woke nobody; under @lock
  */
 struct vbal_vq {
+	struct vbal_wire *wire;
 	struct virtqueue *vq;
 	spinlock_t lock;
 	bool quiet;
 	wait_queue_head_t wait;
+	struct work_struct *work;
+	struct workqueue_struct *work_wq;
 	unsigned int nr_in_flight;
 	unsigned long progress_jiffies;
 	unsigned long nr_bufs;
 	unsigned long nr_notify;
+	atomic_t nr_notifying;
 	unsigned long nr_interrupts;
 	unsigned long nr_missed;
 };
+
+/* What somebody waits for at a queue; called often, also while not asleep. */
+typedef bool vbal_vq_cond(struct vbal_vq *q, void *arg);
 
 /**
  * struct vbal_token - what a buffer in flight belongs to
@@ -113,95 +126,99 @@ struct vbal_batch {
 	__virtio32 *pfns;
 };
 
+struct vbal_wire;
+
+typedef void vbal_broke_fn(struct vbal_wire *wire);
+
 /**
  * struct vbal_wire - everything between this driver and the host
+ * @vdev: the virtio device; its priv points here
+ * @life: whether there is a connection, and what may be done with it
+ * @broke: tells the owner of a connected device that broke; constant
  * @q: the queues
- * @closed: nothing is submitted any more; set by vbal_wire_kill() before the
- *	reset. READ_ONCE
- * @dead: the device was reset: it touches nothing of ours any more, and every
- *	wait ends. READ_ONCE
- * @stopping: the driver goes: a host that is silent for VBAL_GRACE_MS is given
- *	up. READ_ONCE
  * @kill_lock: one reset only
- * @batch: the size worker's batches
- * @oom_batch: for giving back in the OOM notifier; under @oom_lock
- * @oom_lock: one giver-back at a time, trylock only
- * @mig_give: the new page of a migration; under @mig_lock
- * @mig_take: the old page of a migration; under @mig_lock
- * @mig_lock: one migration at a time, trylock only
- * @report_batch: free page reporting's own; its work is the only user
  * @max_ranges: ranges in one request, so that two fit the reporting queue
  * @actual_frames: last value written to the device; size worker
  * @actual_known: @actual_frames is what the device has
+ * @answer: how long the host took for a batch
  */
 struct vbal_wire {
+	struct virtio_device *vdev;
+	struct vbal_life life;
+	vbal_broke_fn *broke;
 	struct vbal_vq q[VBAL_NR_VQS];
-	bool closed;
-	bool dead;
-	bool stopping;
 	struct mutex kill_lock;
-
-	struct vbal_batch *batch[VBAL_NR_BATCHES];
-	struct vbal_batch *oom_batch;
-	struct mutex oom_lock;
-	struct vbal_batch *mig_give;
-	struct vbal_batch *mig_take;
-	struct mutex mig_lock;
-	struct vbal_batch *report_batch;
 	unsigned int max_ranges;
 
 	u32 actual_frames;
 	bool actual_known;
+
+	struct vbal_hist answer;
 };
 
 /* How long a silent host may hold up the driver's end. */
 #define VBAL_GRACE_MS 5000
 
-int vbal_wire_alloc(struct vbal_dev *vb);
-void vbal_wire_free(struct vbal_dev *vb);
-int vbal_wire_connect(struct vbal_dev *vb);
-void vbal_wire_disconnect(struct vbal_dev *vb);
-void vbal_wire_kill(struct vbal_dev *vb);
-void vbal_wire_reset(struct vbal_dev *vb);
-bool vbal_wire_gone(struct vbal_dev *vb);
-bool vbal_wire_usable(struct vbal_dev *vb, enum vbal_vq_id id);
+struct vbal_batch *vbal_batch_alloc(unsigned int max_bufs);
+void vbal_batch_free(struct vbal_batch *batch);
 
-void vbal_wire_room(struct vbal_dev *vb, const struct vbal_batch *batch,
+void vbal_wire_init(struct vbal_wire *wire, struct virtio_device *vdev,
+		    vbal_broke_fn *broke);
+void vbal_wire_listen(struct vbal_wire *wire, enum vbal_vq_id id,
+		      struct workqueue_struct *wq, struct work_struct *work);
+int vbal_wire_connect(struct vbal_wire *wire);
+void vbal_wire_disconnect(struct vbal_wire *wire);
+void vbal_wire_kill(struct vbal_wire *wire);
+void vbal_wire_reset(struct vbal_wire *wire);
+bool vbal_wire_gone(struct vbal_wire *wire);
+bool vbal_wire_is_broken(struct vbal_wire *wire);
+bool vbal_wire_usable(struct vbal_wire *wire, enum vbal_vq_id id);
+
+void vbal_wire_room(struct vbal_wire *wire, const struct vbal_batch *batch,
 		    enum vbal_mode mode, struct vbal_want *want);
-bool vbal_wire_ranges_usable(struct vbal_dev *vb);
-int __must_check vbal_wire_load(struct vbal_dev *vb, struct vbal_batch *batch,
-				enum vbal_vq_id id);
-int __must_check vbal_wire_submit(struct vbal_dev *vb,
+bool vbal_wire_ranges_usable(struct vbal_wire *wire);
+int __must_check vbal_wire_load(struct vbal_wire *wire,
+				struct vbal_batch *batch, enum vbal_vq_id id);
+int __must_check vbal_wire_submit(struct vbal_wire *wire,
 				  struct vbal_batch *batch);
-int __must_check vbal_wire_try_submit(struct vbal_dev *vb,
+int __must_check vbal_wire_try_submit(struct vbal_wire *wire,
 				      struct vbal_batch *batch);
-unsigned int vbal_wire_free_pfns(struct vbal_dev *vb,
+unsigned int vbal_wire_free_pfns(struct vbal_wire *wire,
 				 const struct vbal_batch *batch,
 				 enum vbal_vq_id id);
-bool vbal_wire_done(struct vbal_dev *vb, struct vbal_batch *batch);
-int __must_check vbal_wire_wait(struct vbal_dev *vb, struct vbal_batch *batch);
-int __must_check vbal_wire_drain(struct vbal_dev *vb, enum vbal_vq_id id);
-int __must_check vbal_wire_swap(struct vbal_dev *vb, enum vbal_mode mode,
-				struct page *newpage, struct page *page);
-int __must_check vbal_wire_report(struct vbal_dev *vb, struct scatterlist *sg,
-				  unsigned int nents);
+bool vbal_wire_done(struct vbal_wire *wire, struct vbal_batch *batch);
+int __must_check vbal_wire_wait(struct vbal_wire *wire,
+				struct vbal_batch *batch);
+int __must_check vbal_wire_drain(struct vbal_wire *wire, enum vbal_vq_id id);
+void vbal_wire_acked(struct vbal_wire *wire, const struct vbal_batch *batch);
 
-int __must_check vbal_vq_add_out(struct vbal_dev *vb, struct vbal_vq *q,
-				 struct scatterlist *sg, unsigned int nents,
-				 struct vbal_token *token);
-int __must_check vbal_vq_add_in(struct vbal_dev *vb, struct vbal_vq *q,
-				struct scatterlist *sg, unsigned int nents,
-				struct vbal_token *token);
-void vbal_vq_notify(struct vbal_dev *vb, struct vbal_vq *q);
+int __must_check vbal_vq_add_out(struct vbal_vq *q, struct scatterlist *sg,
+				 unsigned int nents, struct vbal_token *token);
+int __must_check vbal_vq_add_in(struct vbal_vq *q, struct scatterlist *sg,
+				unsigned int nents, struct vbal_token *token);
+int __must_check vbal_vq_add_out_pair(
+	struct vbal_vq *q1, struct scatterlist *sg1, struct vbal_token *token1,
+	struct vbal_vq *q2, struct scatterlist *sg2, struct vbal_token *token2);
+void vbal_vq_notify(struct vbal_vq *q);
 void vbal_vq_reap(struct vbal_vq *q);
-int __must_check vbal_vq_wait(struct vbal_dev *vb, struct vbal_vq *q,
-			      bool (*cond)(struct vbal_vq *q, void *arg),
-			      void *arg);
+int __must_check vbal_vq_wait(struct vbal_vq *q, vbal_vq_cond *cond, void *arg);
+int __must_check vbal_vq_wait_bounded(struct vbal_vq *q, vbal_vq_cond *cond,
+				      void *arg);
 
-u32 vbal_wire_target_frames(struct vbal_dev *vb);
-void vbal_wire_set_actual(struct vbal_dev *vb, u32 nr_frames);
-u32 vbal_wire_hint_cmd(struct vbal_dev *vb);
-unsigned int vbal_wire_in_flight(struct vbal_dev *vb, enum vbal_vq_id id);
+u32 vbal_wire_target_frames(struct vbal_wire *wire);
+void vbal_wire_set_actual(struct vbal_wire *wire, u32 nr_frames);
+u32 vbal_wire_hint_cmd(struct vbal_wire *wire);
+unsigned int vbal_wire_in_flight(struct vbal_wire *wire, enum vbal_vq_id id);
+
+/**
+ * vbal_wire_has() - was a feature negotiated
+ * @wire: the wire
+ * @bit: VIRTIO_BALLOON_F_*
+ */
+static inline bool vbal_wire_has(const struct vbal_wire *wire, unsigned int bit)
+{
+	return virtio_has_feature(wire->vdev, bit);
+}
 
 static inline bool vbal_token_done(const struct vbal_token *token)
 {

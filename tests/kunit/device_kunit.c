@@ -4,6 +4,7 @@
  * hinting and reporting, and hosts that do what no host should.
  */
 #include "../../balloon_main.c"
+#include "../../balloon_size.c"
 #include "device_test.h"
 
 #include <linux/delay.h>
@@ -62,11 +63,14 @@ static void worker_inflates_and_deflates_exactly(struct kunit *test)
 	struct vbal_dev *vb = test_plug_bound(test);
 
 	test_resize_to(test, c->nr_frames);
-	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages),
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages),
 			(unsigned long)c->nr_frames);
 	KUNIT_EXPECT_EQ(test, h->nr_frames + test_range_pages(vb),
 			(unsigned long)c->nr_frames);
-	if (c->features & F(REPORTING) && c->nr_frames >= FRAMES_2M)
+	/* A range would be taken back without a word. */
+	if (c->features & F(MUST_TELL_HOST))
+		KUNIT_EXPECT_EQ(test, test_range_pages(vb), 0UL);
+	else if (c->features & F(REPORTING) && c->nr_frames >= FRAMES_2M)
 		KUNIT_EXPECT_GE(test, test_range_pages(vb),
 				(unsigned long)rounddown(c->nr_frames,
 							 FRAMES_2M));
@@ -113,9 +117,10 @@ static void worker_clamps_a_target_beyond_ram(struct kunit *test)
 	struct vbal_dev *vb = test_plug_bound(test);
 
 	fake_host_set_target(h, U32_MAX);
-	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->clamp_warned) &&
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->size.clamp_warned) &&
 					  fake_host_actual(h) > FRAMES_64M));
-	KUNIT_EXPECT_LT(test, vbal_pages_held(&vb->pages), vbal_ram_pages(vb));
+	KUNIT_EXPECT_LT(test, vbal_pages_held(&vb->size.pages),
+			vbal_size_ram_pages(&vb->size));
 	test_resize_to(test, 0);
 }
 
@@ -124,13 +129,15 @@ static void worker_stays_above_the_floor(struct kunit *test)
 	struct fake_host *h = test_host(test, RANGE);
 	struct vbal_dev *vb = test_plug_bound(test);
 
-	fake_host_set_target(h, vbal_ram_pages(vb));
-	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->state) ==
+	fake_host_set_target(h, vbal_size_ram_pages(&vb->size));
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->size.state) ==
 					  VBAL_STATE_HELD_BY_FLOOR));
-	KUNIT_EXPECT_GE(test, vbal_ram_pages(vb) - vbal_pages_held(&vb->pages),
-			vb->guard.floor_pages);
+	KUNIT_EXPECT_GE(test,
+			vbal_size_ram_pages(&vb->size) -
+				vbal_pages_held(&vb->size.pages),
+			vb->size.guard.floor_pages);
 	KUNIT_EXPECT_EQ(test, fake_host_actual(h),
-			(u32)vbal_pages_held(&vb->pages));
+			(u32)vbal_pages_held(&vb->size.pages));
 	test_resize_to(test, 0);
 }
 
@@ -176,9 +183,9 @@ static void worker_with_must_tell_host_waits(struct kunit *test)
 	test_resize_to(test, FRAMES_2M);
 	fake_host_set_budget(h, FAKE_DEFLATE, 0);
 	fake_host_set_target(h, 0);
-	KUNIT_EXPECT_TRUE(test,
-			  fake_wait(vbal_wire_in_flight(vb, VBAL_VQ_DEFLATE)));
-	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages),
+	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_wire_in_flight(
+					&vb->wire, VBAL_VQ_DEFLATE)));
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages),
 			(unsigned long)FRAMES_2M);
 	fake_host_speak(h);
 	test_expect_actual(test, 0);
@@ -192,7 +199,7 @@ static void worker_without_must_tell_host_does_not_wait(struct kunit *test)
 	test_resize_to(test, FRAMES_2M);
 	fake_host_set_budget(h, FAKE_DEFLATE, 0);
 	fake_host_set_target(h, 0);
-	KUNIT_EXPECT_TRUE(test, fake_wait(!vbal_pages_held(&vb->pages)));
+	KUNIT_EXPECT_TRUE(test, fake_wait(!vbal_pages_held(&vb->size.pages)));
 	fake_host_speak(h);
 	test_expect_actual(test, 0);
 }
@@ -207,7 +214,7 @@ static void worker_drains_deflate_before_inflate(struct kunit *test)
 	test_resize_to(test, FRAMES_2M);
 	fake_host_set_budget(h, FAKE_DEFLATE, 0);
 	fake_host_set_target(h, 0);
-	KUNIT_EXPECT_TRUE(test, fake_wait(!vbal_pages_held(&vb->pages)));
+	KUNIT_EXPECT_TRUE(test, fake_wait(!vbal_pages_held(&vb->size.pages)));
 	nr_bufs = READ_ONCE(vb->wire.q[VBAL_VQ_INFLATE].nr_bufs);
 	fake_host_set_target(h, FRAMES_2M);
 	msleep(50);
@@ -225,9 +232,9 @@ static void oom_gives_back_without_the_host(struct kunit *test)
 
 	test_resize_to(test, FRAMES_64M);
 	fake_host_silence(h);
-	vbal_oom_notify(&vb->oom_nb, 0, &freed);
+	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
 	KUNIT_EXPECT_GT(test, freed, 0UL);
-	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages),
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages),
 			(unsigned long)FRAMES_64M - freed);
 	fake_host_speak(h);
 }
@@ -239,7 +246,7 @@ static void oom_by_pfn_tells_the_host(struct kunit *test)
 	unsigned long freed = 0;
 
 	test_resize_to(test, FRAMES_64M);
-	vbal_oom_notify(&vb->oom_nb, 0, &freed);
+	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
 	KUNIT_EXPECT_GT(test, freed, 0UL);
 	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_frames) ==
 					  FRAMES_64M - freed));
@@ -254,14 +261,14 @@ static void oom_with_must_tell_host_and_silence(struct kunit *test)
 
 	test_resize_to(test, FRAMES_2M);
 	fake_host_silence(h);
-	vbal_oom_notify(&vb->oom_nb, 0, &freed);
+	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
 	KUNIT_EXPECT_EQ(test, freed, 0UL);
-	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages),
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages),
 			(unsigned long)FRAMES_2M);
 	fake_host_speak(h);
 	KUNIT_EXPECT_TRUE(test,
-			  fake_wait(!vbal_pages_held(&vb->pages) ||
-				    !vb->wire.oom_batch->blocks.nr_pages));
+			  fake_wait(!vbal_pages_held(&vb->size.pages) ||
+				    !vb->size.oom_batch->blocks.nr_pages));
 }
 
 static void freeze_and_restore_come_back_to_the_target(struct kunit *test)
@@ -271,7 +278,7 @@ static void freeze_and_restore_come_back_to_the_target(struct kunit *test)
 
 	test_resize_to(test, FRAMES_64M + 3);
 	KUNIT_ASSERT_EQ(test, virtio_device_freeze(&h->vdev), 0);
-	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages), 0UL);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages), 0UL);
 	KUNIT_ASSERT_EQ(test, virtio_device_restore(&h->vdev), 0);
 	test_expect_actual(test, FRAMES_64M + 3);
 }
@@ -283,9 +290,10 @@ static void relieve_gives_back_below_the_target(struct kunit *test)
 
 	/* Without DEFLATE_ON_OOM the worker rests now: this is its part. */
 	test_resize_to(test, FRAMES_64M);
-	KUNIT_EXPECT_GT(test, vbal_relieve(vb, FRAMES_2M + 3, "a test"), 0);
-	KUNIT_EXPECT_EQ(test, vbal_collect_all(vb), 0);
-	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages),
+	KUNIT_EXPECT_GT(test, vbal_relieve(&vb->size, FRAMES_2M + 3, "a test"),
+			0);
+	KUNIT_EXPECT_EQ(test, vbal_collect_all(&vb->size), 0);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages),
 			(unsigned long)(FRAMES_64M - FRAMES_2M - 3));
 	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_frames) ==
 					  FRAMES_64M - FRAMES_2M - 3));
@@ -301,9 +309,12 @@ static void reboot_resets_the_device(struct kunit *test)
 	vbal_reboot_notify(&vb->reboot_nb, SYS_RESTART, NULL);
 	KUNIT_EXPECT_EQ(test, h->nr_resets, 1U);
 	KUNIT_EXPECT_EQ(test, (unsigned int)h->status, 0U);
-	/* There is no way back from a reboot; here the pages are wanted. */
-	vbal_release_all(vb);
-	vbal_wire_disconnect(vb);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages), 0UL);
+	/* There is no way back; an unbind before the restart finds nothing to do. */
+	fake_host_set_target(h, FRAMES_2M);
+	flush_delayed_work(&vb->size.work);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages), 0UL);
+	KUNIT_EXPECT_EQ(test, vbal_life_now(&vb->wire.life), VBAL_LIFE_GONE);
 }
 
 struct migration_case {
@@ -328,7 +339,7 @@ KUNIT_ARRAY_PARAM(migration, migration_cases, migration_case_desc);
 static int exchange(struct vbal_dev *vb, enum vbal_mode mode,
 		    struct page *newpage)
 {
-	struct balloon_dev_info *bdi = &vb->pages.bag[mode].singles;
+	struct balloon_dev_info *bdi = &vb->size.pages.bag[mode].singles;
 	struct page *page = list_first_entry(&bdi->pages, struct page, lru);
 	int ret;
 
@@ -359,10 +370,11 @@ static void migration_exchanges_a_page(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, exchange(vb, c->mode, newpage), 0);
 	KUNIT_EXPECT_TRUE(test, PageOffline(newpage));
 	put_page(newpage);
-	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages), 15UL);
-	KUNIT_EXPECT_EQ(test, vbal_pages_isolated(&vb->pages), 0UL);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages), 15UL);
+	KUNIT_EXPECT_EQ(test, vbal_pages_isolated(&vb->size.pages), 0UL);
 	KUNIT_EXPECT_EQ(test, h->nr_frames + test_range_pages(vb), 15UL);
-	KUNIT_EXPECT_EQ(test, atomic_long_read(&vb->pages.nr_migrated), 1L);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&vb->size.pages.nr_migrated),
+			1L);
 	test_resize_to(test, 0);
 }
 
@@ -377,9 +389,10 @@ static void migration_waits_for_deflated_pages(struct kunit *test)
 	test_resize_to(test, 15);
 	fake_host_set_budget(h, FAKE_DEFLATE, 0);
 	fake_host_set_target(h, 10);
-	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_pages_held(&vb->pages) == 10));
+	KUNIT_EXPECT_TRUE(test,
+			  fake_wait(vbal_pages_held(&vb->size.pages) == 10));
 	KUNIT_EXPECT_EQ(test, exchange(vb, VBAL_MODE_PFN, newpage), -EAGAIN);
-	KUNIT_EXPECT_EQ(test, vbal_pages_isolated(&vb->pages), 0UL);
+	KUNIT_EXPECT_EQ(test, vbal_pages_isolated(&vb->size.pages), 0UL);
 	put_page(newpage);
 	fake_host_speak(h);
 	test_resize_to(test, 3);
@@ -476,7 +489,7 @@ wire_counts_a_block_when_all_of_it_is_acknowledged(struct kunit *test)
 	fake_host_set_target(h, FRAMES_2M);
 	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_frames) == 256));
 	msleep(20);
-	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->pages), 0UL);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages), 0UL);
 	fake_host_set_budget(h, FAKE_INFLATE, 1);
 	test_expect_actual(test, FRAMES_2M);
 }
@@ -511,12 +524,12 @@ static void wire_refuses_pages_beyond_16_tib(struct kunit *test)
 		kunit_skip(test, "needs SPARSEMEM_VMEMMAP");
 	test_host(test, PFN);
 	vb = test_plug_bound(test);
-	mutex_lock(&vb->wire.mig_lock);
-	ret = vbal_wire_swap(vb, VBAL_MODE_PFN, pfn_to_page(1ULL << 32),
-			     pfn_to_page(1));
-	mutex_unlock(&vb->wire.mig_lock);
-	KUNIT_EXPECT_EQ(test, ret, -ERANGE);
-	KUNIT_EXPECT_EQ(test, vbal_wire_in_flight(vb, VBAL_VQ_INFLATE), 0U);
+	ret = vb->size.pages.migrate(&vb->size.pages, VBAL_MODE_PFN,
+				     pfn_to_page(1ULL << 32), pfn_to_page(1),
+				     true);
+	KUNIT_EXPECT_EQ(test, ret, -EAGAIN);
+	KUNIT_EXPECT_EQ(test, vbal_wire_in_flight(&vb->wire, VBAL_VQ_INFLATE),
+			0U);
 }
 
 struct declined_case {
@@ -641,8 +654,8 @@ static void stats_while_the_inflate_queue_is_stuck(struct kunit *test)
 
 	fake_host_set_budget(h, FAKE_INFLATE, 0);
 	fake_host_set_target(h, FRAMES_64M);
-	KUNIT_ASSERT_TRUE(test,
-			  fake_wait(vbal_wire_in_flight(vb, VBAL_VQ_INFLATE)));
+	KUNIT_ASSERT_TRUE(test, fake_wait(vbal_wire_in_flight(
+					&vb->wire, VBAL_VQ_INFLATE)));
 	for (i = 0; i < 100; i++)
 		KUNIT_EXPECT_TRUE(test, fake_wait(fake_host_ask_stats(h)));
 	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_stats) == 101));
@@ -815,8 +828,8 @@ static void report_unplugged_while_waiting(struct kunit *test)
 
 	h->q[FAKE_REPORT].budget = 0;
 	vb = test_plug_bound(test);
-	KUNIT_ASSERT_TRUE(test,
-			  fake_wait(vbal_wire_in_flight(vb, VBAL_VQ_REPORT)));
+	KUNIT_ASSERT_TRUE(test, fake_wait(vbal_wire_in_flight(&vb->wire,
+							      VBAL_VQ_REPORT)));
 	test_unplug(test);
 }
 
@@ -1029,16 +1042,17 @@ static void wait_at_stage(struct kunit *test, struct vbal_dev *vb,
 		fake_host_set_target(t->h, 0);
 	if (stage == STAGE_HINT)
 		fake_host_set_hint_cmd(t->h, 9);
-	KUNIT_ASSERT_TRUE(test, fake_wait(vbal_wire_in_flight(vb, id[stage])));
+	KUNIT_ASSERT_TRUE(test,
+			  fake_wait(vbal_wire_in_flight(&vb->wire, id[stage])));
 }
 
 static void hostile_blow_at_stage(struct kunit *test)
 {
 	const struct stage_case *c = test->param_value;
 	bool range = c->stage == STAGE_RANGE;
-	struct fake_host *h =
-		test_host(test, (range ? RANGE : PFN) | F(FREE_PAGE_HINT) |
-					F(MUST_TELL_HOST));
+	struct fake_host *h = test_host(
+		test,
+		F(FREE_PAGE_HINT) | (range ? RANGE : PFN | F(MUST_TELL_HOST)));
 	struct vbal_dev *vb = test_plug_bound(test);
 
 	wait_at_stage(test, vb, c->stage);
@@ -1053,8 +1067,9 @@ static void hostile_blow_at_stage(struct kunit *test)
 		/* Its pages are the guest's again before anybody unbinds it. */
 		fake_host_pull_out(h);
 		KUNIT_EXPECT_TRUE(test,
-				  fake_wait(!READ_ONCE(vb->live) &&
-					    !vbal_pages_held(&vb->pages)));
+				  fake_wait(vbal_life_now(&vb->wire.life) ==
+						    VBAL_LIFE_DOWN &&
+					    !vbal_pages_held(&vb->size.pages)));
 		KUNIT_EXPECT_EQ(test, h->nr_resets, 0U);
 		/* For the sake of the driver core, which looks at it. */
 		h->status = 0;

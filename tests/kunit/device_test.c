@@ -37,7 +37,7 @@ int device_test_init(struct kunit *test)
 	t->free_before = nr_free_pages();
 	t->ballooned_before = ballooned();
 	/* 6.1 runs the suites before the module's init, and has no place in sysfs yet. */
-	vbal_debug_register();
+	vbal_sysfs_register();
 	vbal_test_driver->driver.owner = NULL;
 	return register_virtio_driver(vbal_test_driver);
 }
@@ -59,7 +59,7 @@ void test_unplug(struct kunit *test)
 	if (!t->plugged)
 		return;
 	if (fake_host_bound(t->h))
-		t->nr_missed += missed_interrupts(t->h->vdev.priv);
+		t->nr_missed += missed_interrupts(vbal_dev_of(&t->h->vdev));
 	fake_host_unplug(t->h);
 	t->plugged = false;
 }
@@ -77,7 +77,7 @@ void device_test_exit(struct kunit *test)
 	if (t->h)
 		fake_host_destroy(t->h);
 	unregister_virtio_driver(vbal_test_driver);
-	vbal_debug_unregister();
+	vbal_sysfs_unregister();
 	vbal_test_driver->driver.owner = THIS_MODULE;
 	KUNIT_EXPECT_EQ(test, totalram_pages(), t->total_before);
 	KUNIT_EXPECT_EQ(test, ballooned(), t->ballooned_before);
@@ -101,7 +101,7 @@ struct vbal_dev *test_plug(struct kunit *test)
 
 	KUNIT_ASSERT_EQ(test, fake_host_plug(t->h), 0);
 	t->plugged = true;
-	return t->h->vdev.priv;
+	return t->h->vdev.priv ? vbal_dev_of(&t->h->vdev) : NULL;
 }
 
 struct vbal_dev *test_plug_bound(struct kunit *test)
@@ -133,7 +133,7 @@ void test_resize_to(struct kunit *test, u32 nr_frames)
 
 unsigned long test_range_pages(struct vbal_dev *vb)
 {
-	struct vbal_bag *bag = &vb->pages.bag[VBAL_MODE_RANGE];
+	struct vbal_bag *bag = &vb->size.pages.bag[VBAL_MODE_RANGE];
 	unsigned long nr_pages = atomic_long_read(&bag->nr_singles);
 	unsigned int order;
 

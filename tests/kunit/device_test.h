@@ -14,6 +14,7 @@
 #include <linux/virtio_ring.h>
 
 #include "balloon.h"
+#include "balloon_sysfs.h"
 #include "fake_host.h"
 
 #define F(name) BIT_ULL(VIRTIO_BALLOON_F_##name)

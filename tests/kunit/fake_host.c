@@ -130,6 +130,7 @@ static void fake_reset(struct virtio_device *vdev)
 {
 	struct fake_host *h = to_fake(vdev);
 
+	fake_wait(!READ_ONCE(h->hold_reset));
 	mutex_lock(&h->lock);
 	if (h->status & VIRTIO_CONFIG_S_DRIVER_OK)
 		h->nr_resets++;

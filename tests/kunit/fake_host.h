@@ -73,6 +73,7 @@ struct fake_vq {
  * @status: device status, as the driver wrote it
  * @needs_reset: the device says so, until it is reset
  * @gone: it was pulled out
+ * @hold_reset: a reset does not end
  * @q: queues by kind
  * @thread: walks the rings
  * @kick: wakes @thread
@@ -113,6 +114,7 @@ struct fake_host {
 	u8 status;
 	bool needs_reset;
 	bool gone;
+	bool hold_reset;
 	struct fake_vq q[FAKE_NR_QUEUES];
 	struct task_struct *thread;
 	wait_queue_head_t kick;

@@ -102,15 +102,15 @@ static void worker_survives_the_nth_failure(struct kunit *test)
 	h = test_host(test, PFN);
 	vb = test_plug_bound(test);
 	for (nth = 1; nth <= 9; nth++) {
-		cancel_delayed_work_sync(&vb->size_work);
+		cancel_delayed_work_sync(&vb->size.work);
 		WRITE_ONCE(h->config.num_pages, cpu_to_le32(nth * step_frames));
 		set_fail_nth(nth);
-		vb->size_work.work.func(&vb->size_work.work);
+		vb->size.work.work.func(&vb->size.work.work);
 		KUNIT_EXPECT_TRUE(test, has_failed());
 		test_expect_actual(test, nth * step_frames);
 	}
-	KUNIT_EXPECT_EQ(test, vb->pages.nr_fallbacks, 8UL);
-	KUNIT_EXPECT_EQ(test, vb->pages.nr_alloc_failed, 1UL);
+	KUNIT_EXPECT_EQ(test, vb->size.pages.nr_fallbacks, 8UL);
+	KUNIT_EXPECT_EQ(test, vb->size.pages.nr_alloc_failed, 1UL);
 }
 
 /* Not a single page: it waits, says so, and goes on by itself. */
@@ -123,16 +123,17 @@ static void worker_backs_off_when_nothing_can_be_had(struct kunit *test)
 	h = test_host(test, PFN);
 	vb = test_plug_bound(test);
 	test_resize_to(test, 5);
-	cancel_delayed_work_sync(&vb->size_work);
+	cancel_delayed_work_sync(&vb->size.work);
 	WRITE_ONCE(h->config.num_pages, cpu_to_le32(FRAMES_2M));
 	set_all_fail(true);
-	vb->size_work.work.func(&vb->size_work.work);
+	vb->size.work.work.func(&vb->size.work.work);
 	set_all_fail(false);
-	KUNIT_EXPECT_EQ(test, vb->pages.nr_alloc_failed, 1UL);
+	KUNIT_EXPECT_EQ(test, vb->size.pages.nr_alloc_failed, 1UL);
 	KUNIT_EXPECT_EQ(test, fake_host_actual(h), 5U);
-	KUNIT_EXPECT_GT(test, vb->guard.backoff_ms, 0U);
+	KUNIT_EXPECT_GT(test, vb->size.guard.backoff_ms, 0U);
 	test_expect_actual(test, FRAMES_2M);
-	KUNIT_EXPECT_TRUE(test, fake_wait(!READ_ONCE(vb->guard.backoff_ms)));
+	KUNIT_EXPECT_TRUE(test,
+			  fake_wait(!READ_ONCE(vb->size.guard.backoff_ms)));
 }
 
 static struct kunit_case faults_test_cases[] = {

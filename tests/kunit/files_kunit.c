@@ -124,7 +124,7 @@ static void sysfs_floor_counts_at_once(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, floor->store(&h->vdev.dev, floor, "100%", 4),
 			(ssize_t)4);
 	fake_host_set_target(h, 2 * FRAMES_64M);
-	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->state) ==
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->size.state) ==
 					  VBAL_STATE_HELD_BY_FLOOR));
 	KUNIT_EXPECT_STREQ(test, read_file(test, state), "held-by-floor\n");
 	KUNIT_EXPECT_EQ(test, fake_host_actual(h), (u32)FRAMES_64M);
@@ -301,10 +301,10 @@ static void worker_gives_back_under_pressure(struct kunit *test)
 	struct vbal_dev *vb = test_plug_bound(test);
 
 	test_resize_to(test, 2 * FRAMES_64M);
-	WRITE_ONCE(vb->guard.reserve_pages, 4 * totalram_pages());
+	WRITE_ONCE(vb->size.guard.reserve_pages, 4 * totalram_pages());
 	KUNIT_ASSERT_EQ(test, ask_shrinkers(), 0);
 	KUNIT_EXPECT_TRUE(test,
-			  fake_wait(READ_ONCE(vb->guard.nr_give_backs) &&
+			  fake_wait(READ_ONCE(vb->size.guard.nr_give_backs) &&
 				    fake_host_actual(h) < 2 * FRAMES_64M));
 }
 

@@ -17,10 +17,10 @@ CACHE = Path(os.environ.get("VBALLOON_CACHE", "/var/cache/vballoon"))
 TESTS = REPO / "tests/kunit"
 LIMIT_SECONDS = 1500
 # Suites with a file of their own; the others are in device_kunit.c.
-FILE_SUITES = ("guard", "pages", "files", "faults")
+FILE_SUITES = ("guard", "pages", "files", "faults", "life")
 # Suites in guests of their own, with options for the kernel: hostile takes half of the time, most
 # of it with hosts that are silent; poison is about freed pages that the kernel poisons.
-OWN_GUEST = {"hostile": "", "poison": "page_poison=1"}
+OWN_GUEST = {"hostile": "", "life": "", "poison": "page_poison=1"}
 # What a kernel prints when something is wrong, besides a failed test.
 TROUBLE = re.compile(r"WARNING: |BUG: |KASAN|UBSAN: |Oops|general protection fault|"
                      r"Kernel panic|circular locking|lock held|inconsistent lock state|"

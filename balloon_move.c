@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Held pages make way: compaction, offlining, CMA and large allocations move a
+ * single page elsewhere, and the host gets the new one for the old one.
+ *
+ * That waits for nobody. The old page is the guest's as soon as the deflate
+ * queue has it, and the new one is nobody's: only before it is given back again
+ * does the host have to have seen it, and vbal_move_wait() is for that. With
+ * MUST_TELL_HOST the host is asked first: then a page moves only for those who
+ * can wait.
+ */
+#include "balloon_move.h"
+
+#include <linux/migrate.h>
+#include <linux/scatterlist.h>
+
+static void vbal_move_reap(struct vbal_move *move)
+{
+	vbal_vq_reap(&move->wire->q[VBAL_VQ_INFLATE]);
+	vbal_vq_reap(&move->wire->q[VBAL_VQ_DEFLATE]);
+	vbal_vq_reap(&move->wire->q[VBAL_VQ_REPORT]);
+}
+
+static struct vbal_move_slot *vbal_move_free_slot(struct vbal_move *move)
+{
+	unsigned int i;
+
+	for (i = 0; i < VBAL_NR_MOVES; i++) {
+		struct vbal_move_slot *slot = &move->slot[i];
+
+		if (vbal_token_done(&slot->give) &&
+		    vbal_token_done(&slot->take))
+			return slot;
+	}
+	return NULL;
+}
+
+/*
+ * Queues have no order between them. A page that is still on its way back to
+ * the guest must not be given before: nothing but moves may be in the deflate
+ * queue, and none of them may be of that page.
+ */
+static bool vbal_move_may_give(struct vbal_move *move, struct page *newpage)
+{
+	unsigned int nr_takes = 0, i;
+
+	for (i = 0; i < VBAL_NR_MOVES; i++) {
+		const struct vbal_move_slot *slot = &move->slot[i];
+
+		if (vbal_token_done(&slot->take))
+			continue;
+		if (slot->old_pfn == page_to_pfn(newpage))
+			return false;
+		nr_takes++;
+	}
+	return vbal_wire_in_flight(move->wire, VBAL_VQ_DEFLATE) == nr_takes;
+}
+
+/* The frames of a page; false beyond the 16 TiB that 32 bits can name. */
+static bool vbal_move_frames(struct vbal_move *move, struct page *page,
+			     __virtio32 *pfns)
+{
+	u64 frame = (u64)page_to_pfn(page) * VBAL_FRAMES_PER_PAGE;
+	unsigned int i;
+
+	if (frame + VBAL_FRAMES_PER_PAGE - 1 > U32_MAX)
+		return false;
+	for (i = 0; i < VBAL_FRAMES_PER_PAGE; i++)
+		pfns[i] = cpu_to_virtio32(move->wire->vdev, (u32)frame + i);
+	return true;
+}
+
+static int vbal_move_by_range(struct vbal_move *move,
+			      struct vbal_move_slot *slot, struct page *newpage)
+{
+	struct scatterlist give;
+	int ret;
+
+	slot->give_q = &move->wire->q[VBAL_VQ_REPORT];
+	sg_init_table(&give, 1);
+	sg_set_page(&give, newpage, PAGE_SIZE, 0);
+	ret = vbal_vq_add_in(slot->give_q, &give, 1, &slot->give);
+	if (!ret)
+		vbal_vq_notify(slot->give_q);
+	return ret;
+}
+
+static int vbal_move_by_pfn(struct vbal_move *move, struct vbal_move_slot *slot,
+			    struct page *newpage, struct page *page)
+{
+	struct vbal_vq *take_q = &move->wire->q[VBAL_VQ_DEFLATE];
+	struct scatterlist give, take;
+	int ret;
+
+	if (!vbal_move_frames(move, newpage, slot->give_pfns) ||
+	    !vbal_move_frames(move, page, slot->take_pfns))
+		return -ERANGE;
+	slot->give_q = &move->wire->q[VBAL_VQ_INFLATE];
+	slot->old_pfn = page_to_pfn(page);
+	sg_init_one(&give, slot->give_pfns, sizeof(slot->give_pfns));
+	sg_init_one(&take, slot->take_pfns, sizeof(slot->take_pfns));
+	ret = vbal_vq_add_out_pair(slot->give_q, &give, &slot->give, take_q,
+				   &take, &slot->take);
+	if (ret)
+		return ret;
+	vbal_vq_notify(slot->give_q);
+	vbal_vq_notify(take_q);
+	return 0;
+}
+
+static bool vbal_move_slot_done(struct vbal_vq *q, void *arg)
+{
+	struct vbal_move_slot *slot = arg;
+
+	return vbal_token_done(&slot->take);
+}
+
+/* A silent host would keep the page's lock: it is reset instead. */
+static int vbal_move_tell(struct vbal_move *move, struct vbal_move_slot *slot)
+{
+	if (!vbal_wire_has(move->wire, VIRTIO_BALLOON_F_MUST_TELL_HOST))
+		return 0;
+	return vbal_vq_wait_bounded(&move->wire->q[VBAL_VQ_DEFLATE],
+				    vbal_move_slot_done, slot);
+}
+
+static int vbal_move_exchange(struct vbal_move *move, enum vbal_mode mode,
+			      struct page *newpage, struct page *page)
+{
+	struct vbal_move_slot *slot;
+	int ret;
+
+	lockdep_assert_held(&move->lock);
+	if (!vbal_life_is_up(&move->wire->life))
+		return -EAGAIN;
+	vbal_move_reap(move);
+	slot = vbal_move_free_slot(move);
+	if (!slot || !vbal_move_may_give(move, newpage))
+		return -EAGAIN;
+	if (mode == VBAL_MODE_RANGE)
+		ret = vbal_move_by_range(move, slot, newpage);
+	else
+		ret = vbal_move_by_pfn(move, slot, newpage, page);
+	return ret ?: vbal_move_tell(move, slot);
+}
+
+/* Called with both pages locked; the old one is isolated. */
+static int vbal_move_page(struct vbal_pages *vp, enum vbal_mode mode,
+			  struct page *newpage, struct page *page,
+			  bool may_wait)
+{
+	struct vbal_move *move = vp->migrate_arg;
+	int ret;
+
+	if (vbal_wire_has(move->wire, VIRTIO_BALLOON_F_MUST_TELL_HOST) &&
+	    !may_wait)
+		return -EAGAIN;
+	if (!mutex_trylock(&move->lock))
+		return -EAGAIN;
+	ret = vbal_move_exchange(move, mode, newpage, page);
+	mutex_unlock(&move->lock);
+	return ret ? -EAGAIN : 0;
+}
+
+/**
+ * vbal_move_init() - let held pages move
+ * @move: the moves, zeroed
+ * @wire: the way to the host
+ * @vp: what is held
+ *
+ * Context: Probe.
+ */
+void vbal_move_init(struct vbal_move *move, struct vbal_wire *wire,
+		    struct vbal_pages *vp)
+{
+	move->wire = wire;
+	mutex_init(&move->lock);
+	vp->migrate = vbal_move_page;
+	vp->migrate_arg = move;
+}
+
+static bool vbal_move_all_given(struct vbal_move *move)
+{
+	unsigned int i;
+
+	for (i = 0; i < VBAL_NR_MOVES; i++)
+		if (!vbal_token_done(&move->slot[i].give))
+			return false;
+	return true;
+}
+
+/**
+ * vbal_move_done() - has the host seen all pages that moved in
+ * @move: the moves
+ *
+ * Context: OOM notifier, with @move->lock held; does not sleep.
+ * Return: true if any held page may be picked.
+ */
+bool vbal_move_done(struct vbal_move *move)
+{
+	lockdep_assert_held(&move->lock);
+	if (vbal_life_is_over(&move->wire->life) || vbal_move_all_given(move))
+		return true;
+	vbal_move_reap(move);
+	return vbal_move_all_given(move);
+}
+
+static bool vbal_move_given(struct vbal_vq *q, void *arg)
+{
+	return vbal_token_done(arg);
+}
+
+/**
+ * vbal_move_wait() - wait until the host has seen all pages that moved in
+ * @move: the moves
+ *
+ * Context: Process context, with @move->lock held: none begins meanwhile.
+ * Return: 0, or -EIO as from vbal_vq_wait().
+ */
+int vbal_move_wait(struct vbal_move *move)
+{
+	unsigned int i;
+	int ret = 0;
+
+	lockdep_assert_held(&move->lock);
+	for (i = 0; !ret && i < VBAL_NR_MOVES; i++) {
+		struct vbal_move_slot *slot = &move->slot[i];
+
+		if (!vbal_token_done(&slot->give))
+			ret = vbal_vq_wait(slot->give_q, vbal_move_given,
+					   &slot->give);
+	}
+	return ret;
+}
+
+/**
+ * vbal_move_release() - forget moves that the host has not answered
+ * @move: the moves
+ *
+ * Context: Disconnect, after the reset.
+ */
+void vbal_move_release(struct vbal_move *move)
+{
+	unsigned int i;
+
+	for (i = 0; i < VBAL_NR_MOVES; i++) {
+		move->slot[i].give.nr_pending = 0;
+		move->slot[i].take.nr_pending = 0;
+	}
+}

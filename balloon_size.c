@@ -1,0 +1,945 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The size worker: moves what is held towards the host's target, and is the one
+ * place where an errno becomes a policy. The OOM notifier gives back beside it.
+ * Touches neither a virtqueue nor a page list.
+ */
+#include "balloon_size.h"
+
+#include <linux/ktime.h>
+#include <linux/math64.h>
+#include <linux/memory.h>
+#include <linux/oom.h>
+#include <linux/sched.h>
+#include <linux/sizes.h>
+
+#include "balloon_trace.h"
+
+/* actual is written and num_pages read again this often while moving. */
+#define VBAL_SLICE_MS 100
+/* Freed without the host's word at a time; a block of any order fits. */
+#define VBAL_FREE_STEP_PAGES \
+	max_t(unsigned long, SZ_64M >> PAGE_SHIFT, 1UL << VBAL_MAX_ORDER)
+/* How often a balloon at rest is looked at where it may give back. */
+#define VBAL_WATCH_MS 1000
+/* A balloon that has not moved for so long lets its pages move. */
+#define VBAL_SETTLE_MS 1000
+#define VBAL_SETTLE_STEP_PAGES (SZ_64M >> PAGE_SHIFT)
+/* With MUST_TELL_HOST the OOM notifier waits for the host, but not long. */
+#define VBAL_OOM_WAIT_MS 100
+#define VBAL_OOM_PRIORITY 80
+
+/**
+ * vbal_size_set_state() - for people: what the balloon does, and why
+ * @size: the size
+ * @state: what it does
+ * @why: a constant phrase
+ *
+ * Context: Size worker, or whoever has stopped it.
+ */
+void vbal_size_set_state(struct vbal_size *size, enum vbal_state state,
+			 const char *why)
+{
+	struct vbal_moment moment = {
+		.from = size->state,
+		.to = state,
+		.held_pages = vbal_pages_held(&size->pages),
+		.target_frames = size->target_frames,
+	};
+
+	WRITE_ONCE(size->why, why);
+	if (size->state == state)
+		return;
+	vbal_debug_state(&size->debug, &moment);
+	WRITE_ONCE(size->state_since_ms, vbal_now_ms());
+	WRITE_ONCE(size->state, state);
+}
+
+static bool vbal_stopping(struct vbal_size *size)
+{
+	return !vbal_life_is_up(&size->wire->life);
+}
+
+/**
+ * vbal_size_wake() - have the size worker look soon
+ * @size: the size
+ *
+ * Context: Any, hard interrupt included.
+ */
+void vbal_size_wake(struct vbal_size *size)
+{
+	if (!vbal_stopping(size))
+		mod_delayed_work(size->wq, &size->work, 0);
+}
+
+/* From the size worker itself: not later than somebody else has asked for. */
+static void vbal_work_again(struct vbal_size *size, unsigned int delay_ms)
+{
+	if (!vbal_stopping(size))
+		queue_delayed_work(size->wq, &size->work,
+				   msecs_to_jiffies(delay_ms));
+}
+
+/**
+ * vbal_size_retry() - have the size worker try the target again now
+ * @size: the size
+ *
+ * Ends a pause that the worker is making.
+ *
+ * Context: Any.
+ */
+void vbal_size_retry(struct vbal_size *size)
+{
+	WRITE_ONCE(size->retry_now, true);
+	vbal_size_wake(size);
+}
+
+/**
+ * vbal_size_ram_pages() - what the guest has, ballooned pages included
+ * @size: the size
+ *
+ * Context: Any.
+ * Return: pages; grows with memory hotplug.
+ */
+unsigned long vbal_size_ram_pages(struct vbal_size *size)
+{
+	unsigned long nr_pages = totalram_pages();
+
+	if (size->pages.adjust_managed)
+		nr_pages += vbal_pages_held(&size->pages);
+	return nr_pages;
+}
+
+/**
+ * vbal_size_retry_in_ms() - how long an unchanged target is not tried again
+ * @size: the size
+ *
+ * Context: Any.
+ * Return: what is left of the size worker's pause; 0 without one.
+ */
+u64 vbal_size_retry_in_ms(const struct vbal_size *size)
+{
+	u64 now_ms = vbal_now_ms(), retry_at_ms = READ_ONCE(size->retry_at_ms);
+
+	return retry_at_ms > now_ms ? retry_at_ms - now_ms : 0;
+}
+
+static void vbal_free(struct vbal_size *size, struct vbal_blocks *blocks)
+{
+	u64 start_ns = ktime_get_ns();
+
+	vbal_pages_free(&size->pages, blocks);
+	vbal_debug_phase(&size->debug, VBAL_PHASE_FREE, start_ns);
+	size->moved = true;
+	cond_resched();
+}
+
+/* Batches in flight that came back: their blocks are held now, or free. */
+static void vbal_collect(struct vbal_size *size, struct vbal_batch *batch)
+{
+	vbal_wire_acked(size->wire, batch);
+	if (batch->id == VBAL_VQ_DEFLATE) {
+		size->busy_pages += batch->blocks.nr_pages;
+		vbal_free(size, &batch->blocks);
+	} else {
+		size->busy_pages -= batch->blocks.nr_pages;
+		vbal_pages_hold(&size->pages, &batch->blocks, batch->mode);
+		size->moved = true;
+	}
+	list_move(&batch->node, &size->free_batches);
+}
+
+static int vbal_collect_oldest(struct vbal_size *size)
+{
+	struct vbal_batch *batch =
+		list_first_entry(&size->busy_batches, struct vbal_batch, node);
+	u64 start_ns = ktime_get_ns();
+	int ret = vbal_wire_wait(size->wire, batch);
+
+	vbal_debug_phase(&size->debug, VBAL_PHASE_HOST, start_ns);
+	if (!ret)
+		vbal_collect(size, batch);
+	return ret;
+}
+
+static void vbal_collect_done(struct vbal_size *size)
+{
+	struct vbal_batch *batch, *next;
+
+	list_for_each_entry_safe(batch, next, &size->busy_batches, node) {
+		if (!vbal_wire_done(size->wire, batch))
+			break;
+		vbal_collect(size, batch);
+	}
+}
+
+static int vbal_collect_all(struct vbal_size *size)
+{
+	int ret = 0;
+
+	while (!ret && !list_empty(&size->busy_batches))
+		ret = vbal_collect_oldest(size);
+	return ret;
+}
+
+static int vbal_get_batch(struct vbal_size *size, struct vbal_batch **batch)
+{
+	int ret = 0;
+
+	vbal_collect_done(size);
+	if (list_empty(&size->free_batches))
+		ret = vbal_collect_oldest(size);
+	if (!ret)
+		*batch = list_first_entry(&size->free_batches,
+					  struct vbal_batch, node);
+	return ret;
+}
+
+/* In flight: the batch keeps its blocks until it is collected. */
+static int vbal_send(struct vbal_size *size, struct vbal_batch *batch)
+{
+	u64 start_ns = ktime_get_ns();
+	int ret;
+
+	list_move_tail(&batch->node, &size->busy_batches);
+	if (batch->id == VBAL_VQ_DEFLATE)
+		size->busy_pages -= batch->blocks.nr_pages;
+	else
+		size->busy_pages += batch->blocks.nr_pages;
+	ret = vbal_wire_submit(size->wire, batch);
+	vbal_debug_phase(&size->debug, VBAL_PHASE_HOST, start_ns);
+	return ret;
+}
+
+static bool vbal_squeezing(struct vbal_size *size)
+{
+	return READ_ONCE(size->guard.policy) == VBAL_GUARD_SQUEEZE;
+}
+
+/* Take blocks for one batch: by range if there are any large enough. */
+static unsigned long vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
+			       const struct vbal_verdict *v,
+			       enum vbal_vq_id *id)
+{
+	struct vbal_want want = {
+		.nr_pages = v->grant_pages,
+		.reclaim = v->reclaim,
+		.squeeze = vbal_squeezing(size),
+	};
+	u64 start_ns = ktime_get_ns();
+
+	*id = VBAL_VQ_REPORT;
+	if (size->ranges) {
+		vbal_wire_room(size->wire, batch, VBAL_MODE_RANGE, &want);
+		vbal_pages_alloc(&size->pages, &want, &batch->blocks);
+	}
+	if (!batch->blocks.nr_pages) {
+		*id = VBAL_VQ_INFLATE;
+		vbal_wire_room(size->wire, batch, VBAL_MODE_PFN, &want);
+		vbal_pages_alloc(&size->pages, &want, &batch->blocks);
+	}
+	vbal_debug_phase(&size->debug, VBAL_PHASE_ALLOC, start_ns);
+	return batch->blocks.nr_pages;
+}
+
+static int vbal_inflate(struct vbal_size *size, unsigned long want_pages,
+			struct vbal_verdict *v)
+{
+	struct vbal_batch *batch;
+	struct vbal_signals s;
+	enum vbal_vq_id id;
+	int ret;
+
+	/* A page still on its way back must not be given again before. */
+	ret = vbal_wire_drain(size->wire, VBAL_VQ_DEFLATE);
+	if (!ret)
+		ret = vbal_get_batch(size, &batch);
+	if (ret)
+		return ret;
+	vbal_guard_sample(&s, vbal_pages_held(&size->pages),
+			  !size->pages.adjust_managed);
+	/* What is in flight is as good as gone. */
+	s.held_pages += size->busy_pages;
+	vbal_guard_ask(&size->guard, &s, want_pages, v);
+	trace_vbal_guard(size->debug.virtio, &s, want_pages, v,
+			 READ_ONCE(size->guard.reserve_pages));
+	if (!v->grant_pages)
+		return -EAGAIN;
+	if (!vbal_fill(size, batch, v, &id))
+		return -ENOMEM;
+	ret = vbal_wire_load(size->wire, batch, id);
+	if (ret) {
+		vbal_pages_discard(&batch->blocks);
+		return ret;
+	}
+	vbal_size_set_state(size, VBAL_STATE_INFLATING,
+			    "the host asks for more");
+	ret = vbal_send(size, batch);
+	if (!ret)
+		vbal_guard_progress(&size->guard);
+	return ret ?: 1;
+}
+
+/* A page that compaction has just put in is the host's until it says so. */
+static int vbal_pick(struct vbal_size *size, enum vbal_mode mode,
+		     unsigned long nr_pages, struct vbal_blocks *out)
+{
+	int ret;
+
+	mutex_lock(&size->move.lock);
+	ret = vbal_move_wait(&size->move);
+	if (!ret && !vbal_pages_pick(&size->pages, mode, nr_pages, out))
+		ret = -EBUSY;
+	mutex_unlock(&size->move.lock);
+	return ret;
+}
+
+/* Blocks that travelled by range go back without a word. */
+static int vbal_deflate_range(struct vbal_size *size, unsigned long nr_pages)
+{
+	struct vbal_blocks blocks;
+	int ret;
+
+	vbal_blocks_init(&blocks);
+	ret = vbal_pick(size, VBAL_MODE_RANGE,
+			min_t(unsigned long, nr_pages, VBAL_FREE_STEP_PAGES),
+			&blocks);
+	if (ret)
+		return ret;
+	vbal_free(size, &blocks);
+	return 1;
+}
+
+/*
+ * PFNs go through the deflate queue. Unless the host has to be told first, the
+ * pages are the guest's as soon as the request is in the queue.
+ */
+static int vbal_deflate_pfn(struct vbal_size *size, unsigned long nr_pages)
+{
+	struct vbal_want want = { .nr_pages = nr_pages };
+	struct vbal_batch *batch;
+	int ret;
+
+	ret = vbal_get_batch(size, &batch);
+	if (ret)
+		return ret;
+	vbal_wire_room(size->wire, batch, VBAL_MODE_PFN, &want);
+	ret = vbal_pick(size, VBAL_MODE_PFN, want.nr_pages, &batch->blocks);
+	if (ret)
+		return ret;
+	ret = vbal_wire_load(size->wire, batch, VBAL_VQ_DEFLATE);
+	/* The same frames fitted when they were given. */
+	if (WARN_ON_ONCE(ret)) {
+		vbal_free(size, &batch->blocks);
+		return ret;
+	}
+	ret = vbal_send(size, batch);
+	if (!ret &&
+	    !vbal_wire_has(size->wire, VIRTIO_BALLOON_F_MUST_TELL_HOST)) {
+		size->busy_pages += batch->blocks.nr_pages;
+		vbal_free(size, &batch->blocks);
+	}
+	return ret ?: 1;
+}
+
+static int vbal_deflate(struct vbal_size *size, unsigned long nr_pages)
+{
+	if (vbal_pages_choose(&size->pages, nr_pages) == VBAL_MODE_RANGE)
+		return vbal_deflate_range(size, nr_pages);
+	return vbal_deflate_pfn(size, nr_pages);
+}
+
+/* The target in pages. A host that asks for more than there is gets it all. */
+static unsigned long vbal_target_pages(struct vbal_size *size)
+{
+	u32 nr_frames = vbal_wire_target_frames(size->wire);
+	unsigned long nr_pages = vbal_frames_to_pages(nr_frames);
+	unsigned long ram_pages = vbal_size_ram_pages(size);
+
+	if (nr_frames != size->target_frames) {
+		WRITE_ONCE(size->target_frames, nr_frames);
+		size->retry_at_ms = 0;
+	}
+	if (nr_pages <= ram_pages)
+		return nr_pages;
+	if (!size->clamp_warned)
+		dev_warn(
+			&size->wire->vdev->dev,
+			"the host asks for %lu pages, the guest has %lu; taking that as the target\n",
+			nr_pages, ram_pages);
+	size->clamp_warned = true;
+	return ram_pages;
+}
+
+/* Under pressure a balloon may shrink below its target, if the host agreed. */
+static unsigned long vbal_pressure_pages(struct vbal_size *size,
+					 struct vbal_verdict *v)
+{
+	unsigned long held = vbal_pages_held(&size->pages);
+	struct vbal_signals s;
+
+	if (!size->guard.may_give_back || !held || vbal_squeezing(size))
+		return 0;
+	vbal_guard_sample(&s, held, !size->pages.adjust_managed);
+	vbal_guard_watch(&size->guard, &s, v);
+	if (v->give_back_pages)
+		trace_vbal_guard(size->debug.virtio, &s, 0, v,
+				 READ_ONCE(size->guard.reserve_pages));
+	return min(v->give_back_pages, held);
+}
+
+/* Give back at once, whatever the host wants. As vbal_step() returns. */
+static int vbal_relieve(struct vbal_size *size, unsigned long nr_pages,
+			const char *why)
+{
+	unsigned long goal = vbal_pages_held(&size->pages) - nr_pages;
+	int ret = 1;
+
+	vbal_size_set_state(size, VBAL_STATE_DEFLATING, why);
+	while (ret > 0 && !vbal_stopping(size)) {
+		unsigned long have =
+			vbal_pages_held(&size->pages) + size->busy_pages;
+
+		if (have <= goal)
+			break;
+		ret = vbal_deflate(size, have - goal);
+	}
+	return ret;
+}
+
+/*
+ * One step towards the target. 1: there may be more to do, 0: at the target,
+ * else why not.
+ */
+static int vbal_step(struct vbal_size *size, struct vbal_verdict *v)
+{
+	unsigned long target = vbal_target_pages(size);
+	unsigned long have = vbal_pages_held(&size->pages) + size->busy_pages;
+
+	if (target > have) {
+		if (vbal_size_retry_in_ms(size))
+			return -EINPROGRESS;
+		return vbal_inflate(size, target - have, v);
+	}
+	if (target < have) {
+		int ret = 0;
+
+		/* Only what has been acknowledged can be taken back. */
+		if (size->busy_pages > 0)
+			ret = vbal_collect_all(size);
+		if (ret)
+			return ret;
+		vbal_size_set_state(size, VBAL_STATE_DEFLATING,
+				    "the host asks for less");
+		return vbal_deflate(size, have - target);
+	}
+	return 0;
+}
+
+static u64 vbal_rate(u64 nr_pages, u64 ns)
+{
+	return ns ? mul_u64_u64_div_u64(nr_pages << PAGE_SHIFT, NSEC_PER_SEC,
+					ns) :
+		    0;
+}
+
+static void vbal_resize_begins(struct vbal_size *size)
+{
+	if (size->resize_start_ns)
+		return;
+	size->resize_start_ns = ktime_get_ns();
+	size->resize_from_pages = vbal_pages_held(&size->pages);
+}
+
+static void vbal_resize_ends(struct vbal_size *size)
+{
+	unsigned long held = vbal_pages_held(&size->pages);
+	u64 ns;
+
+	if (!size->resize_start_ns)
+		return;
+	ns = ktime_get_ns() - size->resize_start_ns;
+	if (held > size->resize_from_pages)
+		WRITE_ONCE(size->last_inflate_bps,
+			   vbal_rate(held - size->resize_from_pages, ns));
+	else if (held < size->resize_from_pages)
+		WRITE_ONCE(size->last_deflate_bps,
+			   vbal_rate(size->resize_from_pages - held, ns));
+	size->resize_start_ns = 0;
+}
+
+static void vbal_publish(struct vbal_size *size)
+{
+	u32 nr_frames = vbal_pages_to_frames(vbal_pages_held(&size->pages));
+
+	vbal_wire_set_actual(size->wire, nr_frames);
+	WRITE_ONCE(size->actual_frames, nr_frames);
+}
+
+static void vbal_pause(struct vbal_size *size, enum vbal_state state,
+		       const char *why, unsigned int pause_ms)
+{
+	vbal_size_set_state(size, state, why);
+	WRITE_ONCE(size->retry_at_ms, vbal_now_ms() + pause_ms);
+	vbal_work_again(size, pause_ms);
+}
+
+/* At rest: look again only where the balloon might have to give back. */
+static void vbal_rest(struct vbal_size *size)
+{
+	if (size->guard.may_give_back && vbal_pages_held(&size->pages))
+		vbal_work_again(size, VBAL_WATCH_MS);
+}
+
+/* What became of a slice, and what follows from it: the only place to decide. */
+static void vbal_settle(struct vbal_size *size, int ret,
+			const struct vbal_verdict *v)
+{
+	if (ret <= 0)
+		vbal_resize_ends(size);
+	switch (ret) {
+	case 1:
+		vbal_work_again(size, 0);
+		break;
+	case 0:
+		vbal_size_set_state(size, VBAL_STATE_AT_TARGET,
+				    "the host has what it asked for");
+		vbal_guard_progress(&size->guard);
+		vbal_rest(size);
+		break;
+	case -EAGAIN:
+		vbal_pause(size, v->state, v->why, v->retry_ms);
+		break;
+	case -EINPROGRESS:
+		vbal_work_again(size, min_t(u64, VBAL_WATCH_MS,
+					    vbal_size_retry_in_ms(size)));
+		break;
+	case -ERANGE:
+		dev_warn_once(&size->wire->vdev->dev,
+			      "memory beyond 16 TiB cannot be given by PFN\n");
+		fallthrough;
+	case -ENOMEM:
+		dev_info_ratelimited(
+			&size->wire->vdev->dev,
+			"no pages for the balloon now, trying again later\n");
+		vbal_pause(size, VBAL_STATE_BACKING_OFF,
+			   "the allocator had no free page",
+			   vbal_guard_alloc_failed(&size->guard,
+						   vbal_now_ms()));
+		break;
+	case -EBUSY:
+		/* Compaction has the pages out; it brings them back. */
+		vbal_work_again(size, 10);
+		break;
+	default:
+		/* The device broke and was reset; its owner has been told. */
+		break;
+	}
+}
+
+/* Blocks that the OOM notifier could not send, or not wait for. */
+static void vbal_oom_finish(struct vbal_size *size)
+{
+	struct vbal_batch *batch = size->oom_batch;
+
+	if (!mutex_trylock(&size->oom_lock))
+		return;
+	if (size->oom_unsent)
+		size->oom_unsent = vbal_wire_try_submit(size->wire, batch);
+	if (!size->oom_unsent && batch->blocks.nr_pages &&
+	    vbal_wire_done(size->wire, batch))
+		vbal_pages_free(&size->pages, &batch->blocks);
+	mutex_unlock(&size->oom_lock);
+}
+
+/*
+ * Whole blocks are quick to give and to take, but stand in the way of whoever
+ * needs the place. So they stay whole only as long as the balloon is moving.
+ */
+static void vbal_settle_work_fn(struct work_struct *work)
+{
+	struct vbal_size *size = container_of(to_delayed_work(work),
+					      struct vbal_size, settle_work);
+
+	if (!vbal_stopping(size) &&
+	    vbal_pages_settle(&size->pages, VBAL_SETTLE_STEP_PAGES))
+		queue_delayed_work(size->wq, &size->settle_work, 0);
+}
+
+static void vbal_settle_later(struct vbal_size *size)
+{
+	if (size->moved && !vbal_stopping(size))
+		mod_delayed_work(size->wq, &size->settle_work,
+				 msecs_to_jiffies(VBAL_SETTLE_MS));
+	size->moved = false;
+}
+
+static void vbal_size_work_fn(struct work_struct *work)
+{
+	struct vbal_size *size =
+		container_of(to_delayed_work(work), struct vbal_size, work);
+	unsigned long slice_end = jiffies + msecs_to_jiffies(VBAL_SLICE_MS);
+	struct vbal_verdict v = {};
+	unsigned long nr_pages;
+	int ret, drained;
+
+	if (vbal_stopping(size))
+		return;
+	if (vbal_wire_is_broken(size->wire)) {
+		vbal_wire_kill(size->wire);
+		return;
+	}
+	if (xchg(&size->retry_now, false))
+		WRITE_ONCE(size->retry_at_ms, 0);
+	vbal_oom_finish(size);
+	vbal_resize_begins(size);
+	vbal_pages_rewind(&size->pages);
+	nr_pages = vbal_pressure_pages(size, &v);
+	if (nr_pages)
+		ret = vbal_relieve(size, nr_pages, v.why);
+	else
+		do
+			ret = vbal_step(size, &v);
+		while (ret > 0 && !vbal_stopping(size) &&
+		       time_before(jiffies, slice_end));
+	/* What was with a broken device is not collected but released. */
+	drained = ret == -EIO ? ret : vbal_collect_all(size);
+	vbal_publish(size);
+	vbal_settle(size, drained ?: ret, &v);
+	vbal_settle_later(size);
+}
+
+/*
+ * The last line before the OOM killer, where DEFLATE_ON_OOM was negotiated.
+ * Allocates nothing. With MUST_TELL_HOST pages that travelled as PFNs are free
+ * only when the host has answered: for that it waits a moment, and leaves the
+ * rest to the size worker.
+ */
+static bool vbal_oom_wait(struct vbal_size *size, unsigned long end)
+{
+	if (!vbal_wire_has(size->wire, VIRTIO_BALLOON_F_MUST_TELL_HOST))
+		return true;
+	while (!vbal_wire_done(size->wire, size->oom_batch)) {
+		if (time_after(jiffies, end))
+			return false;
+		schedule_timeout_idle(1);
+	}
+	return true;
+}
+
+static unsigned long vbal_oom_deflate_pfn(struct vbal_size *size,
+					  unsigned long nr_pages,
+					  unsigned long end)
+{
+	struct vbal_batch *batch = size->oom_batch;
+	unsigned long nr_freed;
+
+	if (batch->blocks.nr_pages || !vbal_wire_done(size->wire, batch))
+		return 0;
+	nr_pages =
+		min_t(unsigned long, nr_pages,
+		      vbal_wire_free_pfns(size->wire, batch, VBAL_VQ_DEFLATE) /
+			      VBAL_FRAMES_PER_PAGE);
+	if (!vbal_pages_pick(&size->pages, VBAL_MODE_PFN, nr_pages,
+			     &batch->blocks))
+		return 0;
+	/* Somebody was quicker to fill the ring: the size worker sends it. */
+	size->oom_unsent = vbal_wire_load(size->wire, batch, VBAL_VQ_DEFLATE) ||
+			   vbal_wire_try_submit(size->wire, batch);
+	if (size->oom_unsent || !vbal_oom_wait(size, end))
+		return 0;
+	nr_freed = batch->blocks.nr_pages;
+	vbal_pages_free(&size->pages, &batch->blocks);
+	return nr_freed;
+}
+
+/* Without a word: what travelled by range, or all once the device is dead. */
+static unsigned long vbal_oom_free(struct vbal_size *size, enum vbal_mode mode,
+				   unsigned long nr_pages)
+{
+	struct vbal_blocks blocks;
+	unsigned long nr_freed;
+
+	vbal_blocks_init(&blocks);
+	nr_freed = vbal_pages_pick(&size->pages, mode, nr_pages, &blocks);
+	vbal_pages_free(&size->pages, &blocks);
+	return nr_freed;
+}
+
+static unsigned long vbal_oom_deflate(struct vbal_size *size,
+				      unsigned long nr_pages)
+{
+	unsigned long end = jiffies + msecs_to_jiffies(VBAL_OOM_WAIT_MS);
+	bool dead = vbal_life_is_over(&size->wire->life);
+	unsigned long nr_freed = 0;
+
+	while (nr_freed < nr_pages) {
+		unsigned long left =
+			min(nr_pages - nr_freed, VBAL_FREE_STEP_PAGES);
+		enum vbal_mode mode = vbal_pages_choose(&size->pages, left);
+		unsigned long nr;
+
+		if (dead || mode == VBAL_MODE_RANGE)
+			nr = vbal_oom_free(size, mode, left);
+		else
+			nr = vbal_oom_deflate_pfn(size, left, end);
+		if (!nr)
+			break;
+		nr_freed += nr;
+	}
+	return nr_freed;
+}
+
+/* The kernel has begun to reclaim; called by the task that does, cannot sleep. */
+static void vbal_size_reclaim_begins(struct vbal_guard *g)
+{
+	struct vbal_size *size = container_of(g, struct vbal_size, guard);
+
+	if (vbal_pages_held(&size->pages))
+		vbal_size_wake(size);
+}
+
+/* Up, or dead but not yet released: between both nothing can be given. */
+static bool vbal_oom_may_give(struct vbal_size *size)
+{
+	enum vbal_life_state state = vbal_life_now(&size->wire->life);
+
+	return state == VBAL_LIFE_UP || state == VBAL_LIFE_DEAD;
+}
+
+static unsigned long vbal_oom_relieve(struct vbal_size *size, u64 now_ms)
+{
+	unsigned long nr_pages = 0;
+
+	if (!mutex_trylock(&size->oom_lock))
+		return 0;
+	/* A migration under way has the page of which it cannot be said whose. */
+	if (vbal_oom_may_give(size) && mutex_trylock(&size->move.lock)) {
+		if (vbal_move_done(&size->move))
+			nr_pages = vbal_oom_deflate(
+				size,
+				vbal_guard_oom_step(&size->guard, now_ms));
+		mutex_unlock(&size->move.lock);
+	}
+	mutex_unlock(&size->oom_lock);
+	return nr_pages;
+}
+
+static int vbal_oom_notify(struct notifier_block *nb, unsigned long unused,
+			   void *param)
+{
+	struct vbal_size *size = container_of(nb, struct vbal_size, oom_nb);
+	unsigned long *freed = param;
+	u64 now_ms = vbal_now_ms();
+	unsigned long nr_pages = vbal_oom_relieve(size, now_ms);
+
+	vbal_guard_oom_done(&size->guard, nr_pages, now_ms);
+	trace_vbal_oom(size->debug.virtio, nr_pages);
+	*freed += nr_pages;
+	vbal_size_wake(size);
+	return NOTIFY_OK;
+}
+
+/**
+ * vbal_size_give_back() - give all back, telling the host where it has to be told
+ * @size: the size, stopped
+ *
+ * Ends early with a host that is broken or silent.
+ *
+ * Context: Disconnect.
+ */
+void vbal_size_give_back(struct vbal_size *size)
+{
+	unsigned long nr_pages;
+	int ret;
+
+	ret = vbal_collect_all(size);
+	while (!ret && (nr_pages = vbal_pages_held(&size->pages))) {
+		ret = vbal_deflate(size, nr_pages);
+		if (ret == -EBUSY) {
+			/* Compaction has some out, or the OOM notifier. */
+			schedule_timeout_idle(1);
+			ret = vbal_wire_drain(size->wire, VBAL_VQ_DEFLATE);
+			vbal_oom_finish(size);
+		}
+		if (ret > 0)
+			ret = size->busy_pages ? vbal_collect_all(size) : 0;
+	}
+	if (!ret)
+		ret = vbal_collect_all(size);
+	if (!ret)
+		ret = vbal_wire_drain(size->wire, VBAL_VQ_DEFLATE);
+	if (!ret)
+		vbal_publish(size);
+}
+
+/* What was in flight when the device was reset. */
+static void vbal_release_batches(struct vbal_size *size)
+{
+	struct vbal_batch *batch, *next;
+
+	list_for_each_entry_safe(batch, next, &size->busy_batches, node) {
+		if (batch->id == VBAL_VQ_DEFLATE)
+			vbal_pages_free(&size->pages, &batch->blocks);
+		else
+			vbal_pages_discard(&batch->blocks);
+		list_move(&batch->node, &size->free_batches);
+	}
+	list_for_each_entry(batch, &size->free_batches, node)
+		batch->token.nr_pending = 0;
+	size->busy_pages = 0;
+	mutex_lock(&size->oom_lock);
+	vbal_pages_free(&size->pages, &size->oom_batch->blocks);
+	size->oom_batch->token.nr_pending = 0;
+	size->oom_unsent = false;
+	mutex_unlock(&size->oom_lock);
+}
+
+/**
+ * vbal_size_release() - the device was reset: what is left is the guest's
+ * @size: the size, stopped
+ *
+ * Context: Disconnect, after the reset.
+ */
+void vbal_size_release(struct vbal_size *size)
+{
+	struct vbal_blocks blocks;
+
+	vbal_release_batches(size);
+	vbal_move_release(&size->move);
+	vbal_blocks_init(&blocks);
+	while (vbal_pages_held(&size->pages)) {
+		enum vbal_mode mode =
+			vbal_pages_choose(&size->pages, VBAL_FREE_STEP_PAGES);
+
+		vbal_pages_pick(&size->pages, mode, VBAL_FREE_STEP_PAGES,
+				&blocks);
+		/* Compaction has some out; it brings them back. */
+		if (!blocks.nr_pages)
+			schedule_timeout_idle(1);
+		vbal_free(size, &blocks);
+	}
+	WRITE_ONCE(size->actual_frames, 0);
+}
+
+/**
+ * vbal_size_start() - follow the host's target
+ * @size: the size
+ * @ranges: blocks may travel as ranges
+ *
+ * Context: Connect, before the life is UP; vbal_size_retry() has to follow.
+ * Return: 0 or -ENOMEM.
+ */
+int vbal_size_start(struct vbal_size *size, bool ranges)
+{
+	WRITE_ONCE(size->ranges, ranges);
+	vbal_size_set_state(size, VBAL_STATE_AT_TARGET, "set up a moment ago");
+	return vbal_guard_start(&size->guard, vbal_size_reclaim_begins);
+}
+
+/**
+ * vbal_size_stop() - follow it no more; nothing is given back
+ * @size: the size
+ *
+ * Context: Disconnect, when the life is no longer UP. Waits for the worker, and
+ * for an OOM notification or migration under way; none begins any more.
+ */
+void vbal_size_stop(struct vbal_size *size)
+{
+	vbal_guard_stop(&size->guard);
+	cancel_delayed_work_sync(&size->work);
+	cancel_delayed_work_sync(&size->settle_work);
+	mutex_lock(&size->oom_lock);
+	mutex_unlock(&size->oom_lock);
+	mutex_lock(&size->move.lock);
+	mutex_unlock(&size->move.lock);
+}
+
+/* Whatever is held in memory that goes offline is moved out of it, as others' is. */
+static int vbal_memory_notify(struct notifier_block *nb, unsigned long action,
+			      void *unused)
+{
+	struct vbal_size *size = container_of(nb, struct vbal_size, memory_nb);
+
+	if (action == MEM_GOING_OFFLINE)
+		vbal_pages_set_offlining(&size->pages, true);
+	else if (action == MEM_OFFLINE || action == MEM_CANCEL_OFFLINE)
+		vbal_pages_set_offlining(&size->pages, false);
+	return NOTIFY_OK;
+}
+
+static int vbal_size_alloc_batches(struct vbal_size *size)
+{
+	unsigned int i;
+
+	for (i = 0; i < VBAL_NR_BATCHES; i++) {
+		struct vbal_batch *batch =
+			vbal_batch_alloc(VBAL_BUFS_PER_BATCH);
+
+		if (!batch)
+			return -ENOMEM;
+		list_add(&batch->node, &size->free_batches);
+	}
+	size->oom_batch = vbal_batch_alloc(VBAL_BUFS_PER_BATCH);
+	return size->oom_batch ? 0 : -ENOMEM;
+}
+
+/**
+ * vbal_size_alloc() - allocate all that resizing will ever need
+ * @size: the size, zeroed
+ * @wire: the wire, features negotiated
+ *
+ * Context: Probe.
+ * Return: 0 or an error; vbal_size_free() undoes either.
+ */
+int vbal_size_alloc(struct vbal_size *size, struct vbal_wire *wire)
+{
+	bool on_oom = vbal_wire_has(wire, VIRTIO_BALLOON_F_DEFLATE_ON_OOM);
+	int ret;
+
+	size->wire = wire;
+	size->why = "not set up yet";
+	mutex_init(&size->oom_lock);
+	INIT_DELAYED_WORK(&size->work, vbal_size_work_fn);
+	INIT_DELAYED_WORK(&size->settle_work, vbal_settle_work_fn);
+	INIT_LIST_HEAD(&size->free_batches);
+	INIT_LIST_HEAD(&size->busy_batches);
+	vbal_pages_init(&size->pages, !on_oom);
+	vbal_guard_init(&size->guard, totalram_pages(), on_oom);
+	vbal_debug_init(&size->debug, wire->vdev->index);
+	vbal_move_init(&size->move, wire, &size->pages);
+	size->wq = alloc_workqueue(
+		"vballoon", WQ_UNBOUND | WQ_FREEZABLE | WQ_MEM_RECLAIM, 1);
+	if (!size->wq)
+		return -ENOMEM;
+	ret = vbal_size_alloc_batches(size);
+	if (ret)
+		return ret;
+	size->memory_nb.notifier_call = vbal_memory_notify;
+	ret = register_memory_notifier(&size->memory_nb);
+	if (ret || !on_oom)
+		return ret;
+	size->oom_nb.notifier_call = vbal_oom_notify;
+	size->oom_nb.priority = VBAL_OOM_PRIORITY;
+	return register_oom_notifier(&size->oom_nb);
+}
+
+/**
+ * vbal_size_free() - free what vbal_size_alloc() allocated
+ * @size: the size, released
+ *
+ * Context: Probe that failed, remove.
+ */
+void vbal_size_free(struct vbal_size *size)
+{
+	struct vbal_batch *batch, *next;
+
+	/* One that was never registered is not found, and no harm is done. */
+	unregister_oom_notifier(&size->oom_nb);
+	unregister_memory_notifier(&size->memory_nb);
+	if (size->wq)
+		destroy_workqueue(size->wq);
+	list_for_each_entry_safe(batch, next, &size->free_batches, node)
+		vbal_batch_free(batch);
+	vbal_batch_free(size->oom_batch);
+}
