@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The life of a guest: what runs in the guests of bench-life. Static, because
+ * such a guest has no libraries.
+ *
+ *   life sweep|fault|wake|pipe MS   time a small piece of work again and again
+ *   life neighbour                  allocate a little, now and then, for ever
+ *   life fragment MIB N             keep one page of each N of so much memory
+ *   life touch MIB                  need so much memory at once
+ *   life files FOLDER COUNT KIB     create files
+ *   life thin FOLDER COUNT          remove every second one of them
+ *
+ * Times are printed in microseconds: samples, p50, p99, p99.9, the slowest.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MIB (1UL << 20)
+#define MAX_SAMPLES 4000000
+#define SWEEP_BYTES (2 * MIB)
+#define NEIGHBOUR_BYTES MIB
+#define FAULT_PAGES 16
+#define WAKE_NS 1000000L
+#define NEIGHBOUR_NS 20000000L
+
+static size_t page_bytes;
+
+static void fail(const char *what)
+{
+	fprintf(stderr, "life: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ULL + t.tv_nsec;
+}
+
+static void sleep_ns(long ns)
+{
+	struct timespec t = { .tv_nsec = ns };
+
+	nanosleep(&t, NULL);
+}
+
+static volatile char *map(size_t bytes, int advice)
+{
+	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		fail("mmap");
+	/* a kernel without huge pages refuses advice about them: no matter */
+	madvise(memory, bytes, advice);
+	return memory;
+}
+
+static void touch_pages(volatile char *memory, size_t bytes)
+{
+	size_t at;
+
+	for (at = 0; at < bytes; at += page_bytes)
+		memory[at] = 1;
+}
+
+/* Pieces of work: each returns how long it took, in nanoseconds. */
+
+static uint64_t sweep(void)
+{
+	static volatile uint64_t *memory;
+	uint64_t start;
+	size_t i;
+
+	if (!memory) {
+		memory = (volatile uint64_t *)map(SWEEP_BYTES, MADV_NORMAL);
+		touch_pages((volatile char *)memory, SWEEP_BYTES);
+	}
+	start = now_ns();
+	for (i = 0; i < SWEEP_BYTES / sizeof(*memory); i += 8)
+		memory[i]++;
+	return now_ns() - start;
+}
+
+static uint64_t fault(void)
+{
+	size_t bytes = FAULT_PAGES * page_bytes;
+	uint64_t start = now_ns();
+	volatile char *memory = map(bytes, MADV_NOHUGEPAGE);
+
+	touch_pages(memory, bytes);
+	munmap((void *)memory, bytes);
+	return now_ns() - start;
+}
+
+static uint64_t wake(void)
+{
+	uint64_t start = now_ns();
+	uint64_t took;
+
+	sleep_ns(WAKE_NS);
+	took = now_ns() - start;
+	return took > WAKE_NS ? took - WAKE_NS : 0;
+}
+
+static void answer(int in, int out)
+{
+	char byte;
+
+	prctl(PR_SET_PDEATHSIG, 9);
+	while (read(in, &byte, 1) == 1 && write(out, &byte, 1) == 1)
+		;
+	_exit(0);
+}
+
+static uint64_t echo(void)
+{
+	static int there[2], back[2];
+	static int ready;
+	uint64_t start;
+	char byte = 1;
+
+	if (!ready) {
+		if (pipe(there) || pipe(back))
+			fail("pipe");
+		if (!fork())
+			answer(there[0], back[1]);
+		ready = 1;
+	}
+	start = now_ns();
+	if (write(there[1], &byte, 1) != 1 || read(back[0], &byte, 1) != 1)
+		fail("pipe");
+	return now_ns() - start;
+}
+
+static int compare(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static void print_times(uint32_t *samples, size_t count)
+{
+	qsort(samples, count, sizeof(*samples), compare);
+	printf("%zu %.1f %.1f %.1f %.1f\n", count, samples[count / 2] / 1e3,
+	       samples[count * 99 / 100] / 1e3,
+	       samples[count * 999 / 1000] / 1e3, samples[count - 1] / 1e3);
+}
+
+static void measure(uint64_t (*work)(void), long ms)
+{
+	size_t bytes = MAX_SAMPLES * sizeof(uint32_t);
+	uint32_t *samples = (uint32_t *)map(bytes, MADV_NORMAL);
+	uint64_t end;
+	size_t count;
+
+	/* the samples' own memory is not to be waited for later */
+	touch_pages((volatile char *)samples, bytes);
+	work();
+	end = now_ns() + ms * 1000000ULL;
+	for (count = 0; count < MAX_SAMPLES && now_ns() < end; count++) {
+		uint64_t ns = work();
+
+		samples[count] = ns < UINT32_MAX ? ns : UINT32_MAX;
+	}
+	print_times(samples, count);
+}
+
+static void neighbour(void)
+{
+	for (;;) {
+		volatile char *memory = map(NEIGHBOUR_BYTES, MADV_NOHUGEPAGE);
+
+		touch_pages(memory, NEIGHBOUR_BYTES);
+		munmap((void *)memory, NEIGHBOUR_BYTES);
+		sleep_ns(NEIGHBOUR_NS);
+	}
+}
+
+static void fragment(size_t mib, size_t keep)
+{
+	volatile char *memory = map(mib * MIB, MADV_NOHUGEPAGE);
+	size_t page, pages = mib * MIB / page_bytes;
+
+	touch_pages(memory, mib * MIB);
+	for (page = 0; page < pages; page++)
+		if (page % keep)
+			madvise((char *)memory + page * page_bytes, page_bytes,
+				MADV_DONTNEED);
+	printf("%zu\n", pages / keep);
+	fflush(stdout);
+	pause();
+}
+
+static void touch(size_t mib)
+{
+	volatile char *memory = map(mib * MIB, MADV_NOHUGEPAGE);
+	uint64_t start = now_ns(), last = start, slowest = 0;
+	size_t at;
+
+	for (at = 0; at < mib * MIB; at += page_bytes) {
+		uint64_t now;
+
+		memory[at] = 1;
+		now = now_ns();
+		if (now - last > slowest)
+			slowest = now - last;
+		last = now;
+	}
+	printf("%.1f %.1f\n", (last - start) / 1e3, slowest / 1e3);
+}
+
+static void file_name(char *name, size_t size, const char *folder, long number)
+{
+	if (snprintf(name, size, "%s/%ld/%ld", folder, number / 1000, number) >=
+	    (int)size)
+		exit(2);
+}
+
+static void files(const char *folder, long count, size_t kib)
+{
+	static char data[64 << 10];
+	char name[256];
+	long number;
+
+	for (number = 0; number < count; number++) {
+		size_t left = kib << 10;
+		int fd;
+
+		if (number % 1000 == 0) {
+			snprintf(name, sizeof(name), "%s/%ld", folder,
+				 number / 1000);
+			if (mkdir(name, 0755) && errno != EEXIST)
+				fail(name);
+		}
+		file_name(name, sizeof(name), folder, number);
+		fd = open(name, O_CREAT | O_WRONLY, 0644);
+		if (fd < 0)
+			fail(name);
+		while (left) {
+			size_t part = left < sizeof(data) ? left : sizeof(data);
+
+			if (write(fd, data, part) != (ssize_t)part)
+				fail(name);
+			left -= part;
+		}
+		close(fd);
+	}
+}
+
+static void thin(const char *folder, long count)
+{
+	char name[256];
+	long number;
+
+	for (number = 0; number < count; number += 2) {
+		file_name(name, sizeof(name), folder, number);
+		if (unlink(name))
+			fail(name);
+	}
+}
+
+static int usage(void)
+{
+	fprintf(stderr,
+		"usage: life sweep|fault|wake|pipe MS | neighbour | fragment MIB N |\n"
+		"       touch MIB | files FOLDER COUNT KIB | thin FOLDER COUNT\n");
+	return 2;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct {
+		const char *name;
+		uint64_t (*work)(void);
+	} works[] = { { "sweep", sweep },
+		      { "fault", fault },
+		      { "wake", wake },
+		      { "pipe", echo } };
+	const char *what = argc > 1 ? argv[1] : "";
+	size_t i;
+
+	page_bytes = sysconf(_SC_PAGESIZE);
+	for (i = 0; argc == 3 && i < sizeof(works) / sizeof(works[0]); i++)
+		if (!strcmp(what, works[i].name)) {
+			measure(works[i].work, strtol(argv[2], NULL, 10));
+			return 0;
+		}
+	if (!strcmp(what, "neighbour"))
+		neighbour();
+	else if (!strcmp(what, "fragment") && argc == 4 && atol(argv[3]) > 0)
+		fragment(strtoul(argv[2], NULL, 10),
+			 strtoul(argv[3], NULL, 10));
+	else if (!strcmp(what, "touch") && argc == 3)
+		touch(strtoul(argv[2], NULL, 10));
+	else if (!strcmp(what, "files") && argc == 5)
+		files(argv[2], strtol(argv[3], NULL, 10),
+		      strtoul(argv[4], NULL, 10));
+	else if (!strcmp(what, "thin") && argc == 4)
+		thin(argv[2], strtol(argv[3], NULL, 10));
+	else
+		return usage();
+	return 0;
+}
