@@ -71,7 +71,7 @@ fresh: ## make test, or C='any command', in a Debian 12 that has nothing but mak
 	scripts/setup package
 	tests/run/fresh $(C)
 
-.PHONY: bench bench-pressure
+.PHONY: bench bench-pressure bench-life
 bench: ## vballoon beside virtio_balloon: speed, host calls, notifications
 	scripts/setup guest
 	tests/bench/bench
@@ -79,6 +79,10 @@ bench: ## vballoon beside virtio_balloon: speed, host calls, notifications
 bench-pressure: ## vballoon beside virtio_balloon in a guest that is asked for too much
 	scripts/setup guest
 	tests/bench/bench-pressure
+
+bench-life: ## vballoon beside virtio_balloon in guests in use: full caches, streams, fragments
+	scripts/setup bench
+	tests/bench/bench-life
 
 .PHONY: dkms-install dkms-remove deb
 dkms-install: ## Hand the sources to DKMS and the device to vballoon
@@ -93,7 +97,7 @@ deb: ## Build the Debian packages into out/
 
 .PHONY: format help
 format: ## Put the C files into the kernel's format
-	clang-format -i *.c include/*.h tests/kunit/*.c tests/kunit/*.h
+	clang-format -i *.c include/*.h tests/*/*.c tests/*/*.h tests/bench/life/*.c
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \

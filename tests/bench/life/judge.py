@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass, field
 
 NONE, IN_TREE, OURS = "none", "intree", "vballoon"
+WORKS = ("sweep", "fault", "wake", "pipe")
 LABELS = {NONE: "no balloon", IN_TREE: "virtio_balloon", OURS: "vballoon"}
 
 
@@ -64,9 +65,11 @@ METRICS = {
     "touch_s": Metric("the burst took", "s", slack=0.2, noise=0.1),
     "slowest_ms": Metric("slowest page", "ms", slack=2, noise=0.15),
     "kept_mib": Metric("still given after", "MiB", more_is_better=True, slack=1),
+    "kernel_free_mib": Metric("free outside ZONE_MOVABLE", "MiB", more_is_better=True, slack=8),
+    "work_failed": Metric("the guest's own work failed"),
     "resizes": Metric("resizes meanwhile", more_is_better=True),
 }
-for _work in ("sweep", "fault", "wake", "pipe"):
+for _work in WORKS:
     METRICS[f"{_work}_p99_us"] = _latency(f"{_work} p99")
     METRICS[f"{_work}_p999_us"] = _latency(f"{_work} p99.9")
 

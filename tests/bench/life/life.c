@@ -15,7 +15,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MIB (1UL << 20)
+#define MIB ((size_t)1024 * 1024)
 #define MAX_SAMPLES 4000000
 #define SWEEP_BYTES (2 * MIB)
 #define NEIGHBOUR_BYTES MIB
@@ -41,12 +40,12 @@ static void fail(const char *what)
 	exit(1);
 }
 
-static uint64_t now_ns(void)
+static double now_us(void)
 {
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ULL + t.tv_nsec;
+	return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
 }
 
 static void sleep_ns(long ns)
@@ -56,7 +55,7 @@ static void sleep_ns(long ns)
 	nanosleep(&t, NULL);
 }
 
-static volatile char *map(size_t bytes, int advice)
+static char *map(size_t bytes, int advice)
 {
 	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -68,7 +67,7 @@ static volatile char *map(size_t bytes, int advice)
 	return memory;
 }
 
-static void touch_pages(volatile char *memory, size_t bytes)
+static void touch_pages(char *memory, size_t bytes)
 {
 	size_t at;
 
@@ -76,43 +75,41 @@ static void touch_pages(volatile char *memory, size_t bytes)
 		memory[at] = 1;
 }
 
-/* Pieces of work: each returns how long it took, in nanoseconds. */
+/* Pieces of work: each returns how long it took, in microseconds. */
 
-static uint64_t sweep(void)
+static double sweep(void)
 {
-	static volatile uint64_t *memory;
-	uint64_t start;
+	static long *memory;
+	double start;
 	size_t i;
 
 	if (!memory) {
-		memory = (volatile uint64_t *)map(SWEEP_BYTES, MADV_NORMAL);
-		touch_pages((volatile char *)memory, SWEEP_BYTES);
+		memory = (long *)map(SWEEP_BYTES, MADV_NORMAL);
+		touch_pages((char *)memory, SWEEP_BYTES);
 	}
-	start = now_ns();
+	start = now_us();
 	for (i = 0; i < SWEEP_BYTES / sizeof(*memory); i += 8)
 		memory[i]++;
-	return now_ns() - start;
+	return now_us() - start;
 }
 
-static uint64_t fault(void)
+static double fault(void)
 {
 	size_t bytes = FAULT_PAGES * page_bytes;
-	uint64_t start = now_ns();
-	volatile char *memory = map(bytes, MADV_NOHUGEPAGE);
+	double start = now_us();
+	char *memory = map(bytes, MADV_NOHUGEPAGE);
 
 	touch_pages(memory, bytes);
-	munmap((void *)memory, bytes);
-	return now_ns() - start;
+	munmap(memory, bytes);
+	return now_us() - start;
 }
 
-static uint64_t wake(void)
+static double wake(void)
 {
-	uint64_t start = now_ns();
-	uint64_t took;
+	double start = now_us();
 
 	sleep_ns(WAKE_NS);
-	took = now_ns() - start;
-	return took > WAKE_NS ? took - WAKE_NS : 0;
+	return now_us() - start - WAKE_NS / 1e3;
 }
 
 static void answer(int in, int out)
@@ -125,11 +122,11 @@ static void answer(int in, int out)
 	_exit(0);
 }
 
-static uint64_t echo(void)
+static double echo(void)
 {
 	static int there[2], back[2];
 	static int ready;
-	uint64_t start;
+	double start;
 	char byte = 1;
 
 	if (!ready) {
@@ -139,66 +136,63 @@ static uint64_t echo(void)
 			answer(there[0], back[1]);
 		ready = 1;
 	}
-	start = now_ns();
+	start = now_us();
 	if (write(there[1], &byte, 1) != 1 || read(back[0], &byte, 1) != 1)
 		fail("pipe");
-	return now_ns() - start;
+	return now_us() - start;
 }
 
 static int compare(const void *a, const void *b)
 {
-	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+	float x = *(const float *)a, y = *(const float *)b;
 
 	return x < y ? -1 : x > y;
 }
 
-static void print_times(uint32_t *samples, size_t count)
+static void print_times(float *samples, size_t count)
 {
 	qsort(samples, count, sizeof(*samples), compare);
-	printf("%zu %.1f %.1f %.1f %.1f\n", count, samples[count / 2] / 1e3,
-	       samples[count * 99 / 100] / 1e3,
-	       samples[count * 999 / 1000] / 1e3, samples[count - 1] / 1e3);
+	printf("%zu %.1f %.1f %.1f %.1f\n", count, samples[count / 2],
+	       samples[count * 99 / 100], samples[count * 999 / 1000],
+	       samples[count - 1]);
 }
 
-static void measure(uint64_t (*work)(void), long ms)
+static void measure(double (*work)(void), long ms)
 {
-	size_t bytes = MAX_SAMPLES * sizeof(uint32_t);
-	uint32_t *samples = (uint32_t *)map(bytes, MADV_NORMAL);
-	uint64_t end;
-	size_t count;
+	size_t bytes = MAX_SAMPLES * sizeof(float);
+	float *samples = (float *)map(bytes, MADV_NORMAL);
+	size_t count = 0;
+	double end;
 
 	/* the samples' own memory is not to be waited for later */
-	touch_pages((volatile char *)samples, bytes);
+	touch_pages((char *)samples, bytes);
 	work();
-	end = now_ns() + ms * 1000000ULL;
-	for (count = 0; count < MAX_SAMPLES && now_ns() < end; count++) {
-		uint64_t ns = work();
-
-		samples[count] = ns < UINT32_MAX ? ns : UINT32_MAX;
-	}
+	end = now_us() + ms * 1e3;
+	while (!count || (count < MAX_SAMPLES && now_us() < end))
+		samples[count++] = work();
 	print_times(samples, count);
 }
 
 static void neighbour(void)
 {
 	for (;;) {
-		volatile char *memory = map(NEIGHBOUR_BYTES, MADV_NOHUGEPAGE);
+		char *memory = map(NEIGHBOUR_BYTES, MADV_NOHUGEPAGE);
 
 		touch_pages(memory, NEIGHBOUR_BYTES);
-		munmap((void *)memory, NEIGHBOUR_BYTES);
+		munmap(memory, NEIGHBOUR_BYTES);
 		sleep_ns(NEIGHBOUR_NS);
 	}
 }
 
 static void fragment(size_t mib, size_t keep)
 {
-	volatile char *memory = map(mib * MIB, MADV_NOHUGEPAGE);
+	char *memory = map(mib * MIB, MADV_NOHUGEPAGE);
 	size_t page, pages = mib * MIB / page_bytes;
 
 	touch_pages(memory, mib * MIB);
 	for (page = 0; page < pages; page++)
 		if (page % keep)
-			madvise((char *)memory + page * page_bytes, page_bytes,
+			madvise(memory + page * page_bytes, page_bytes,
 				MADV_DONTNEED);
 	printf("%zu\n", pages / keep);
 	fflush(stdout);
@@ -207,20 +201,20 @@ static void fragment(size_t mib, size_t keep)
 
 static void touch(size_t mib)
 {
-	volatile char *memory = map(mib * MIB, MADV_NOHUGEPAGE);
-	uint64_t start = now_ns(), last = start, slowest = 0;
+	char *memory = map(mib * MIB, MADV_NOHUGEPAGE);
+	double start = now_us(), last = start, slowest = 0;
 	size_t at;
 
 	for (at = 0; at < mib * MIB; at += page_bytes) {
-		uint64_t now;
+		double now;
 
 		memory[at] = 1;
-		now = now_ns();
+		now = now_us();
 		if (now - last > slowest)
 			slowest = now - last;
 		last = now;
 	}
-	printf("%.1f %.1f\n", (last - start) / 1e3, slowest / 1e3);
+	printf("%.1f %.1f\n", last - start, slowest);
 }
 
 static void file_name(char *name, size_t size, const char *folder, long number)
@@ -273,10 +267,10 @@ static void thin(const char *folder, long count)
 	}
 }
 
-static int usage(void)
+static int bad_usage(void)
 {
 	fprintf(stderr,
-		"usage: life sweep|fault|wake|pipe MS | neighbour | fragment MIB N |\n"
+		"try: life sweep|fault|wake|pipe MS | neighbour | fragment MIB N |\n"
 		"       touch MIB | files FOLDER COUNT KIB | thin FOLDER COUNT\n");
 	return 2;
 }
@@ -285,7 +279,7 @@ int main(int argc, char **argv)
 {
 	static const struct {
 		const char *name;
-		uint64_t (*work)(void);
+		double (*work)(void);
 	} works[] = { { "sweep", sweep },
 		      { "fault", fault },
 		      { "wake", wake },
@@ -312,6 +306,6 @@ int main(int argc, char **argv)
 	else if (!strcmp(what, "thin") && argc == 4)
 		thin(argv[2], strtol(argv[3], NULL, 10));
 	else
-		return usage();
+		return bad_usage();
 	return 0;
 }

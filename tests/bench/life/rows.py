@@ -1,27 +1,48 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The rows: kinds of guests in use, what is asked of them, and what we want to see."""
 
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Callable
 
-from .judge import IN_TREE, Goal
-from .turn import LeftOut, blank_disk
+from vbalguest import GuestError
+from vbalpressure import Reader, Recorder, speed
 
-ASK = ("seconds_90", "seconds_100", "given_mib", "host_system_s", "discards_per_gib",
-       "gained_mib", "huge_percent", "swapped_out", "stalls_others", "oom_kills", "large_mib")
+from .judge import IN_TREE, NONE, WORKS, Goal
+from .seen import parse_free_mib
+from .turn import DISK, LeftOut, blank_disk, disk_of_files
+
+MIB = 1 << 20
 LRU_GEN = "/sys/kernel/mm/lru_gen/enabled"
+SMALL_FILE_KIB = 64
+SETTLE_SECONDS = 10
+COLD, WARM = 1, 3
+MOVABLE_ZONES = ("Movable", "Device")
+
+ASK = ("seconds_90", "seconds_99", "seconds_100", "given_mib", "host_system_s", "host_user_s",
+       "discards_per_gib", "gained_percent", "huge_percent", "activated", "restored",
+       "swapped_out", "stalls_others", "oom_kills", "large_mib")
+HARM = ("swapped_out", "stalls_others", "oom_kills")
+SPEED = ("seconds_90", "seconds_99", "seconds_100", "given_mib")
+COST = ("host_system_s", "discards_per_gib", "gained_percent", "huge_percent")
+HARMLESS = (Goal("swapped_out", "<=", 0), Goal("oom_kills", "<=", 0),
+            Goal("stalls_others", "<=", 1, of=IN_TREE))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of guest."""
+    """One kind of guest.
+
+    run(turn) lives through it and returns figures. One figure of never_worse that is worse
+    than in-tree's makes the row worse. mem_mib is None where the command line says how large
+    the guest is; baseline rows run without any balloon, too.
+    """
 
     name: str
     what: str
     run: Callable
     goals: tuple
-    # worse than in-tree in one of these, and the row is worse
     never_worse: tuple
     shown: tuple = ASK
     headline: str = "seconds_100"
@@ -33,38 +54,238 @@ class Row:
         return (self.mem_mib or options.size_mib) + 512
 
 
-def cache_guest(turn, times=1, mglru=False):
+# Page cache
+
+
+def cache_guest(turn, times, mglru=False):
     """A guest full of clean page cache is asked down to a quarter of its memory."""
     mem_mib = turn.options.size_mib
     guest = turn.boot(mem_mib, extra_qemu=blank_disk(mem_mib))
     if mglru and guest.run(f"echo y >{LRU_GEN}")[0]:
         raise LeftOut("the guest's kernel has no MGLRU")
-    turn.read_disk(times)
-    turn.check_cached(0.75)
+    turn.fill_cache(times)
     return turn.ask(mem_mib // 4)
 
 
-CACHE_GOALS = (
-    Goal("seconds_100", "<=", 0.4, of=IN_TREE),
-    Goal("host_system_s", "<=", 0.2, of=IN_TREE),
-    Goal("discards_per_gib", "<=", 4096),
-    Goal("huge_percent", ">=", 95),
-    Goal("swapped_out", "<=", 0),
-    Goal("stalls_others", "<=", 1, of=IN_TREE),
-    Goal("oom_kills", "<=", 0),
-)
-CACHE_NEVER_WORSE = ("seconds_90", "seconds_99", "seconds_100", "given_mib", "host_system_s",
-                     "discards_per_gib", "gained_percent", "huge_percent", "swapped_out",
-                     "stalls_others", "oom_kills")
+def streaming_guest(turn):
+    """A guest reads a disk of twice its memory again and again; half of it is asked for."""
+    guest = turn.boot(1024, extra_qemu=blank_disk(2048))
+    reader = Reader(guest, DISK, 2048)
+    reader.start()
+    reader.wait_rounds(0.6)
+    return read_and_ask(turn, 512)
 
 
-def _cache_row(name, what, **recipe):
-    return Row(name, what, partial(cache_guest, **recipe), CACHE_GOALS, CACHE_NEVER_WORSE)
+def working_set(turn):
+    """400 MiB of files are read again and again in a guest of 1 GiB asked to 256 MiB."""
+    guest = turn.boot(1024, extra_qemu=blank_disk(400))
+    reader = Reader(guest, DISK, 400)
+    reader.start()
+    reader.wait_rounds(2)
+    return read_and_ask(turn, 256)
+
+
+def read_and_ask(turn, target_mib):
+    """Ask a guest that reads; return figures, and the share of its speed that it kept."""
+    recorder = Recorder(turn.guest)
+    before = recorder.watch(turn.options.window_seconds)
+    figures = turn.ask(target_mib)
+    # what is missed shows when it is read the next time
+    harm = {}
+    with turn.watch.noting(harm):
+        after = recorder.watch(2 * turn.options.window_seconds)
+    for name, value in harm.items():
+        figures[name] = figures.get(name, 0) + value
+    figures["given_mib"] = turn.guest.inflated_bytes() / MIB
+    figures["speed_kept"] = 100 * speed(*after) / speed(*before)
+    return figures
+
+
+# Zones, fragments, slab
+
+
+def movable_guest(turn):
+    """Three quarters are ZONE_MOVABLE; five eighths are asked for, then files are made."""
+    mem_mib = turn.options.size_mib
+    guest = turn.boot(mem_mib, deflate_on_oom="off", append=f"movablecore={mem_mib * 3 // 4}M")
+    figures = turn.ask(mem_mib * 3 // 8)
+    zones = parse_free_mib(guest.check("cat /proc/zoneinfo"), guest.page_bytes())
+    figures["kernel_free_mib"] = sum(
+        mib for zone, mib in zones.items() if zone not in MOVABLE_ZONES)
+    with turn.watch.noting(harm := {}):
+        status, _ = guest.run("/life files /tmp 20000 0")
+    figures["oom_kills"] += harm["oom_kills"]
+    figures["work_failed"] = int(status != 0)
+    figures["kept_mib"] = guest.inflated_bytes() / MIB
+    return figures
+
+
+def fragmented_guest(turn, keep, asked):
+    """One page of each few is in use, all over the memory."""
+    mem_mib = turn.options.size_mib
+    guest = turn.boot(mem_mib)
+    touched_mib = guest.meminfo()["MemAvailable"] // 1024 * 9 // 10
+    turn.begin(f"/life fragment {touched_mib} {keep}", "/tmp/fragment")
+    guest.wait_for(lambda: guest.check("cat /tmp/fragment").strip(), 600, "fragments")
+    return turn.ask(mem_mib - int(mem_mib * asked))
+
+
+def file_fragments(turn):
+    """A tmpfs was full of files of 64 KiB, and every second one is gone."""
+    mem_mib = turn.options.size_mib
+    guest = turn.boot(mem_mib)
+    count = guest.meminfo()["MemAvailable"] * 4 // 5 // SMALL_FILE_KIB
+    guest.check("mount -t tmpfs -o size=100% none /mnt && "
+                f"/life files /mnt {count} {SMALL_FILE_KIB} && /life thin /mnt {count}", 900)
+    return turn.ask(mem_mib - mem_mib * 2 // 5)
+
+
+def slab_guest(turn):
+    """300000 files were looked at; their names and inodes are what fills the memory."""
+    guest = turn.boot(1024, extra_qemu=disk_of_files(turn.options.program),
+                      extra_modules=["ext4"])
+    guest.check(f"mount -t ext4 -o ro {DISK} /mnt && find /mnt >/dev/null", 600)
+    slab_mib = guest.meminfo()["SReclaimable"] / 1024
+    if slab_mib < 200:
+        raise GuestError(f"the files take only {slab_mib:.0f} MiB of slab")
+    return turn.ask(384)
+
+
+# What the guest's own work feels
+
+
+def burst_guest(turn):
+    """A guest of 2 GiB was asked down to 300 MiB; then a process needs 1 GiB at once."""
+    guest = turn.boot(2048)
+    figures = {} if turn.driver == NONE else turn.ask(300)
+    with turn.watch.noting(harm := {}):
+        status, output = guest.run("/life touch 1024", 300)
+    figures.update(harm)
+    figures["work_failed"] = int(status != 0)
+    if not status:
+        took, slowest = map(float, output.split())
+        figures.update(touch_s=took / 1e6, slowest_ms=slowest / 1e3)
+    return figures
+
+
+def fill_free(turn):
+    """Memory that was used before and is free now."""
+    turn.guest.dirty(turn.guest.mem_mib * 3 // 5)
+
+
+def fill_cached(turn):
+    """Memory that is full of page cache."""
+    turn.fill_cache(COLD)
+
+
+def fill_fragments(turn):
+    """One page of each four is in use."""
+    if turn.guest.run("test -e /tmp/fragment")[0]:
+        mib = turn.guest.meminfo()["MemAvailable"] // 1024 * 9 // 10
+        turn.begin(f"/life fragment {mib} 4", "/tmp/fragment")
+        turn.guest.wait_for(lambda: turn.guest.check("cat /tmp/fragment").strip(), 600,
+                            "fragments")
+
+
+def unnoticed(turn, fill):
+    """Small work is timed while the balloon moves all the time."""
+    mem_mib = 2048
+    guest = turn.boot(mem_mib, neighbour=False, extra_qemu=blank_disk(mem_mib))
+    ms = int(turn.options.window_seconds * 1000)
+    figures = {"resizes": 0}
+    for work in WORKS:
+        fill(turn)
+        request = guest.begin(f"/life {work} {ms}", 60 + ms // 1000)
+        if turn.driver != NONE:
+            figures["resizes"] += keep_moving(turn, mem_mib // 2)
+        status, output = guest.finish(request)
+        if status:
+            raise GuestError(f"life {work} failed: {output}")
+        _, _, p99, p999, _ = map(float, output.split())
+        figures.update({f"{work}_p99_us": p99, f"{work}_p999_us": p999})
+        guest.balloon(guest.mem_bytes)
+        if turn.driver != NONE:
+            guest.wait_inflated(0)
+    return figures
+
+
+def keep_moving(turn, low_mib):
+    """Move the balloon there and back for the window's time; return how often it arrived."""
+    guest, arrived = turn.guest, 0
+    end = time.monotonic() + turn.options.window_seconds
+    while time.monotonic() < end:
+        target = (guest.mem_mib if arrived % 2 else low_mib) * MIB
+        guest.balloon(target)
+        while guest.actual_bytes() != target and time.monotonic() < end:
+            time.sleep(0.005)
+        arrived += guest.actual_bytes() == target
+    return arrived
+
+
+# The table of them
+
+
+def _cache(name, what, **recipe):
+    goals = (Goal("seconds_100", "<=", 0.4, of=IN_TREE),
+             Goal("host_system_s", "<=", 0.2, of=IN_TREE),
+             Goal("discards_per_gib", "<=", 4096), Goal("huge_percent", ">=", 95), *HARMLESS)
+    return Row(name, what, partial(cache_guest, **recipe), goals, SPEED + COST + HARM)
+
+
+def _fragments(name, what, run):
+    goals = (Goal("seconds_100", "<=", 1, of=IN_TREE), Goal("given_percent", ">=", 100),
+             Goal("gained_percent", ">=", 1, of=IN_TREE), Goal("large_mib", ">=", 1, of=IN_TREE),
+             *HARMLESS)
+    return Row(name, what, run, goals, SPEED + ("host_system_s", "gained_percent") + HARM)
+
+
+def _unnoticed(name, what, fill):
+    shares = [f"{work}_{share}_us" for work in WORKS for share in ("p99", "p999")]
+    goals = tuple(Goal(share, "<=", 1.1 if "p99_" in share else 1.5, of=NONE)
+                  for share in shares)
+    return Row(name, what, partial(unnoticed, fill=fill), goals, tuple(shares),
+               shown=(*shares, "resizes"), headline="sweep_p99_us", mem_mib=2048, baseline=True)
 
 
 ROWS = (
-    _cache_row("cache-cold", "full of files that were read once; three quarters are asked for"),
-    _cache_row("cache-warm", "full of files that were read three times", times=3),
-    _cache_row("mglru-cold", "read once, kernel with MGLRU", mglru=True),
-    _cache_row("mglru-warm", "read three times, kernel with MGLRU", times=3, mglru=True),
+    _cache("cache-cold", "full of files that were read once; three quarters are asked for",
+           times=COLD),
+    _cache("cache-warm", "full of files that were read three times", times=WARM),
+    _cache("mglru-cold", "read once, kernel with MGLRU", times=COLD, mglru=True),
+    _cache("mglru-warm", "read three times, kernel with MGLRU", times=WARM, mglru=True),
+    Row("streaming", "1 GiB, reads 2 GiB again and again, asked to 512 MiB", streaming_guest,
+        (Goal("given_percent", ">=", 100), Goal("seconds_100", "<=", 1, of=IN_TREE),
+         Goal("speed_kept", ">=", 95), *HARMLESS),
+        SPEED + COST + HARM + ("speed_kept",), shown=ASK + ("speed_kept",), mem_mib=1024),
+    Row("movable", "three quarters in ZONE_MOVABLE, no DEFLATE_ON_OOM; then files are made",
+        movable_guest,
+        (Goal("given_percent", ">=", 100), Goal("seconds_100", "<=", 0.1, of=IN_TREE),
+         Goal("work_failed", "<=", 0), *HARMLESS),
+        SPEED + HARM + ("host_system_s", "discards_per_gib", "work_failed", "kept_mib"),
+        shown=ASK + ("kernel_free_mib", "work_failed", "kept_mib"), headline="oom_kills"),
+    _fragments("half-used", "one page of each two is in use, 35 % are asked for",
+               partial(fragmented_guest, keep=2, asked=0.35)),
+    _fragments("eighth-used", "one page of each eight is in use, 65 % are asked for",
+               partial(fragmented_guest, keep=8, asked=0.65)),
+    _fragments("thinned-files", "files of 64 KiB, every second one removed; 40 % are asked for",
+               file_fragments),
+    Row("working-set", "1 GiB, reads 400 MiB again and again, asked to 256 MiB", working_set,
+        (Goal("speed_kept", ">=", 95), *HARMLESS), HARM + ("speed_kept",),
+        shown=("given_mib", "speed_kept", "activated", "restored", "refaulted", "swapped_out",
+               "stalls_others", "oom_kills", "host_system_s"),
+        headline="speed_kept", mem_mib=1024),
+    Row("slab", "1 GiB that looked at 300000 files, asked to 384 MiB", slab_guest,
+        (Goal("given_percent", ">=", 100), Goal("seconds_100", "<=", 1, of=IN_TREE), *HARMLESS),
+        SPEED + COST + HARM, mem_mib=1024),
+    Row("burst", "2 GiB squeezed to 300 MiB; then a process needs 1 GiB at once", burst_guest,
+        (Goal("touch_s", "<=", 1.3, of=NONE), Goal("slowest_ms", "<=", 2, of=NONE),
+         Goal("work_failed", "<=", 0), Goal("oom_kills", "<=", 0)),
+        ("touch_s", "slowest_ms", "work_failed", "swapped_out", "oom_kills"),
+        shown=("seconds_100", "touch_s", "slowest_ms", "swapped_out", "stalls", "oom_kills",
+               "work_failed"),
+        headline="touch_s", mem_mib=2048, baseline=True),
+    _unnoticed("unnoticed-free", "small work while free memory moves all the time", fill_free),
+    _unnoticed("unnoticed-cache", "small work while page cache is given", fill_cached),
+    _unnoticed("unnoticed-fragments", "small work while the memory between pages in use moves",
+               fill_fragments),
 )

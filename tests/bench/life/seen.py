@@ -65,6 +65,17 @@ def parse_buddyinfo(text, page_bytes=4096):
     return free, large
 
 
+def parse_free_mib(text, page_bytes=4096):
+    """Return the free memory of each zone in /proc/zoneinfo; nodes are added up."""
+    found, zone = Counter(), ""
+    for line in text.splitlines():
+        if match := re.match(r"Node\s+\d+, zone\s+(\w+)", line):
+            zone = match[1]
+        elif match := re.match(r"\s+pages free\s+(\d+)", line):
+            found[zone] += int(match[1]) * page_bytes / MIB
+    return found
+
+
 def parse_stalls(text):
     """Return how often tasks entered direct reclaim: {own: by the balloon, others: by others}."""
     found = Counter(own=0, others=0)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vbalguest import Guest, GuestError, Missing
+from vbalguest.cache import cache_dir, locked
+from vbalguest.kernels import tool
 
 from . import judge
 from .seen import Watch, ended_badly
@@ -20,6 +22,8 @@ SWAP_MIB = 1024
 # Swap is the first disk.
 DISK = "/dev/vdb"
 FILL_TIMEOUT = 900
+CACHED_SHARE = 0.75
+FILES = 300000
 
 
 class LeftOut(Exception):
@@ -34,6 +38,7 @@ class Options:
     limit_seconds: float = 60
     window_seconds: float = 6
     program: Path | None = None
+    environment: str = ""
 
 
 @contextlib.contextmanager
@@ -60,6 +65,38 @@ def blank_disk(mib):
             "-device", "virtio-blk-pci,drive=files"]
 
 
+def disk_of_files(program):
+    """Return QEMU's arguments for a file system with many empty files, made once."""
+    image = cache_dir("life") / f"{FILES}-files.ext4"
+    with locked(image.with_suffix(".lock")):
+        if not image.exists():
+            _make_files(program, image)
+    return ["-drive", f"if=none,id=files,format=raw,readonly=on,file={image}",
+            "-device", "virtio-blk-pci,drive=files"]
+
+
+def _make_files(program, image):
+    partial = image.with_suffix(".partial")
+    with tempfile.TemporaryDirectory(prefix="vballoon-files-") as folder:
+        subprocess.run([program, "files", folder, str(FILES), "0"], check=True)
+        with open(partial, "wb") as stream:
+            stream.truncate(FILES * 4096)
+        result = subprocess.run(
+            [tool("mke2fs", "e2fsprogs"), "-q", "-F", "-t", "ext4", "-O", "^has_journal",
+             "-N", str(FILES * 11 // 10), "-d", folder, partial],
+            capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise GuestError(f"mke2fs failed: {result.stderr}")
+    partial.rename(image)
+
+
+def environment_of(guest):
+    """Say what figures were taken with."""
+    version = guest.qmp("query-version")["qemu"]
+    return (f"QEMU {version['major']}.{version['minor']} (`-accel {guest.accel.accel}`), guest "
+            f"kernel {guest.kernel.release}, {guest.smp} virtual CPUs, free-page-reporting=on.")
+
+
 class Turn:
     """A driver's turn."""
 
@@ -69,6 +106,7 @@ class Turn:
         self.guest = None
         self.watch = None
         self.curve = None
+        self._keeper = None
 
     def run(self, row):
         """Live through a row; return its figures, or how it failed."""
@@ -94,6 +132,7 @@ class Turn:
             files={"life": self.options.program}, name=f"life-{self.driver}", **options)
         self.guest.start()
         self.guest.wait_boot()
+        self.options.environment = environment_of(self.guest)
         if self.guest.module:
             self.guest.insmod()
         self.watch = Watch(self.guest)
@@ -103,21 +142,19 @@ class Turn:
         return self.guest
 
     def begin(self, command, output="/dev/null"):
-        """Start a program in the guest and leave it alone."""
-        self.guest.check(f"{command} </dev/null >{output} 2>&1 &")
+        """Start a program in the guest and leave it alone; return its process id."""
+        return int(self.guest.check(f"{command} </dev/null >{output} 2>&1 & echo $!"))
 
-    def read_disk(self, times=1):
-        """Read all of the disk so often; what fits stays in the page cache."""
-        # a disk's pages go with the last one who has it open
-        self.begin(f"sh -c 'exec sleep 100000 <{DISK}'")
+    def fill_cache(self, times):
+        """Read all of the disk so often; see that it fills the memory."""
+        if self._keeper is None:
+            # a disk's pages go with the last one who has it open
+            self._keeper = self.begin(f"sh -c 'exec sleep 100000 <{DISK}'")
         for _ in range(times):
             self.guest.check(f"dd if={DISK} of=/dev/null bs=1M 2>/dev/null", FILL_TIMEOUT)
-
-    def check_cached(self, share):
-        """See that so much of the guest's memory is page cache, as the recipe says."""
         meminfo = self.guest.meminfo()
         cached = (meminfo["Buffers"] + meminfo["Cached"]) / meminfo["MemTotal"]
-        if cached < share:
+        if cached < CACHED_SHARE:
             raise GuestError(f"only {cached:.0%} of the guest's memory is page cache")
 
     def ask(self, target_mib):
