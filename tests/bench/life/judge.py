@@ -67,6 +67,7 @@ METRICS = {
     "kept_mib": Metric("still given after", "MiB", more_is_better=True, slack=1),
     "kernel_free_mib": Metric("free outside ZONE_MOVABLE", "MiB", more_is_better=True, slack=8),
     "work_failed": Metric("the guest's own work failed"),
+    "vcpus_waited": Metric("virtual CPUs waited for this machine", "%", slack=5),
     "resizes": Metric("resizes meanwhile", more_is_better=True),
 }
 for _work in WORKS:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench_lib import host
 from vbalguest import GuestTimeout
+from vbalpressure import processor_seconds as vcpu_seconds
 
 MIB = 1 << 20
 LARGE_BYTES = 2 * MIB
@@ -155,9 +156,11 @@ class Watch:
     @contextlib.contextmanager
     def noting(self, figures):
         """Put into figures what the guest's counters grew by meanwhile."""
-        before = self.counters()
+        before, (ran, waited) = self.counters(), vcpu_seconds(self.guest)
         yield
-        after = self.counters()
+        after, (ran_after, waited_after) = self.counters(), vcpu_seconds(self.guest)
+        wanted = ran_after - ran + waited_after - waited
+        figures["vcpus_waited"] = _percent(waited_after - waited, wanted)
         figures.update(deltas(before, after))
         if "stalls_others" in after:
             figures["stalls_others"] = after["stalls_others"] - before["stalls_others"]

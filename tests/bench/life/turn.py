@@ -37,6 +37,8 @@ class Options:
     size_mib: int = 4096
     limit_seconds: float = 60
     window_seconds: float = 6
+    kernel: Path | None = None
+    params: str = ""
     program: Path | None = None
     environment: str = ""
 
@@ -112,7 +114,7 @@ class Turn:
         """Live through a row; return its figures, or how it failed."""
         try:
             figures = row.run(self)
-        except LeftOut:
+        except (LeftOut, Missing):
             raise
         except (GuestError, OSError) as error:
             return {"failed": ended_badly(error, self.guest), **self._curve()}
@@ -127,14 +129,15 @@ class Turn:
     def boot(self, mem_mib, extra_qemu=(), deflate_on_oom="on", neighbour=True, **options):
         """Boot the guest with its driver; a neighbour allocates a little now and then."""
         self.guest = Guest(
-            mem_mib=mem_mib, module=MODULES[self.driver], swap_mib=SWAP_MIB,
-            balloon_opts=BALLOON.format(deflate_on_oom), extra_qemu=list(extra_qemu),
+            mem_mib=mem_mib, kernel=self.options.kernel, module=MODULES[self.driver],
+            swap_mib=SWAP_MIB, balloon_opts=BALLOON.format(deflate_on_oom),
+            extra_qemu=list(extra_qemu),
             files={"life": self.options.program}, name=f"life-{self.driver}", **options)
         self.guest.start()
         self.guest.wait_boot()
         self.options.environment = environment_of(self.guest)
         if self.guest.module:
-            self.guest.insmod()
+            self.guest.insmod(self.options.params if self.driver == judge.OURS else "")
         self.watch = Watch(self.guest)
         self.watch.trace_stalls()
         if neighbour:
