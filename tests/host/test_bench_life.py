@@ -10,9 +10,10 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 
-from life import judge, report, seen  # noqa: E402
+from life import judge, report, seen, turn  # noqa: E402
 from life.judge import IN_TREE, NONE, OURS, Goal  # noqa: E402
 from life.rows import ROWS, Row  # noqa: E402
+from vbalguest import GuestError, GuestTimeout, Missing  # noqa: E402
 
 BENCH = ROOT / "tests" / "bench" / "bench-life"
 BUDDYINFO = """\
@@ -100,6 +101,51 @@ def test_curve_tells_when_and_whether():
     assert curve.seconds_to(1) is None
     assert curve.given_mib() == 995
     assert len(curve.points) == 4
+
+
+def run_with(error):
+    """Let a driver's turn end with that error; return what is noted."""
+    def run(_):
+        raise error
+    row = Row("kind", "", run, (), ())
+    return turn.Turn(OURS, turn.Options()).run(row)
+
+
+def test_a_run_that_fails_is_noted():
+    assert run_with(GuestTimeout("a command\nmore")) == {"failed": "the guest hung: a command"}
+    assert run_with(GuestError("words")) == {"failed": "failed: words"}
+
+
+def test_a_machine_that_lacks_something_is_no_run():
+    for error in (Missing("mke2fs"), turn.LeftOut("no MGLRU")):
+        with pytest.raises(type(error)):
+            run_with(error)
+
+
+@pytest.fixture(scope="module", name="program")
+def fixture_program():
+    """The program that lives in the guests."""
+    with turn.compiled() as path:
+        yield path
+
+
+@pytest.mark.parametrize("work", judge.WORKS)
+def test_program_times_small_work(program, work):
+    result = subprocess.run([program, work, "20"], capture_output=True, text=True, check=True)
+    samples, p50, p99, p999, slowest = map(float, result.stdout.split())
+    assert samples >= 1
+    assert 0 <= p50 <= p99 <= p999 <= slowest
+
+
+def test_program_makes_and_thins_files(program, tmp_path):
+    subprocess.run([program, "files", tmp_path, "5", "3"], check=True)
+    subprocess.run([program, "thin", tmp_path, "5"], check=True)
+    assert {path.name: path.stat().st_size for path in (tmp_path / "0").iterdir()} == \
+        {"1": 3072, "3": 3072}
+
+
+def test_program_refuses_what_it_does_not_know(program):
+    assert subprocess.run([program, "dance"], capture_output=True, check=False).returncode == 2
 
 
 # Judging
