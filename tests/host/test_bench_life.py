@@ -261,6 +261,7 @@ def test_document_says_what_is_worse(measured):
     assert "### streaming: WORSE" in text
     assert "- Worse than virtio_balloon: to 100 %: never, virtio_balloon 5.70 s" in text
     assert "| to 100 % | 4 s | 1 s |" in text
+    assert "- Met: to 100 % at most 1 x virtio_balloon's" in text
 
 
 def test_readme_has_few_rows(measured):
@@ -307,7 +308,7 @@ def saved(tmp_path, measured):
     path = tmp_path / "life.json"
     path.write_text(json.dumps({"rows": {name: results for name, (_, results)
                                          in measured.items()},
-                                "left_out": {}, "environment": "", "size_mib": 4096}), "utf-8")
+                                "left_out": {}, "environment": ""}), "utf-8")
     return path
 
 

@@ -40,6 +40,7 @@ def _latency(label):
 
 
 METRICS = {
+    "mem_mib": Metric("the guest's memory", "MiB"),
     "seconds_90": _seconds("to 90 %"),
     "seconds_99": _seconds("to 99 %"),
     "seconds_100": _seconds("to 100 %"),

@@ -31,7 +31,7 @@ def table(measured, verdicts):
 def lines(row, results, drivers):
     """Yield (label, a value for each driver) for what a row shows."""
     medians = {driver: medians_of(results.get(driver, ())) for driver in drivers}
-    for name in row.shown:
+    for name in ("mem_mib", *row.shown):
         if any(name in found for found in medians.values()):
             yield (METRICS[name].label,
                    *(format_value(name, medians[driver].get(name)) for driver in drivers))
@@ -107,6 +107,8 @@ def document(measured, verdicts, environment):
         said = [f"- Worse than virtio_balloon: {text}" for text in verdict.worse]
         said += [f"- {'Not met' if goal['met'] is False else 'Not judged'}: {goal['goal']} "
                  f"(seen: {goal['seen']})" for goal in verdict.goals if goal["met"] is not True]
+        if met := [goal["goal"] for goal in verdict.goals if goal["met"]]:
+            said.append(f"- Met: {'; '.join(met)}")
         if said:
             parts.append("\n".join(said))
     return "\n\n".join(parts)

@@ -121,7 +121,7 @@ class Turn:
         finally:
             if self.guest:
                 self.guest.close()
-        return {"figures": figures, **self._curve()}
+        return {"figures": {"mem_mib": self.guest.mem_mib, **figures}, **self._curve()}
 
     def _curve(self):
         return {"curve": self.curve.points} if self.curve else {}
