@@ -76,6 +76,12 @@ def test_large_blocks_are_bytes_and_not_orders():
     assert seen.parse_buddyinfo(line, 65536)[1] == 2 << 20
 
 
+def test_waiting_for_a_disk_is_not_busy():
+    busy, passed = seen.parse_stat("cpu  100 0 50 700 100 0 0 50 30 0\ncpu0 1 2 3\n")
+    assert busy * seen.TICKS == pytest.approx(200)
+    assert passed * seen.TICKS == pytest.approx(1000)
+
+
 def test_zones_are_added_up_over_nodes():
     assert seen.parse_free_mib(ZONEINFO) == {"DMA": 1, "DMA32": 6, "Movable": 10}
 
@@ -214,6 +220,14 @@ def test_goals_of_no_balloon():
     row = make_row((Goal("touch_s", "<=", 1.3, of=NONE),))
     results = {OURS: [ran(touch_s=3.4)], IN_TREE: [ran(touch_s=22)], NONE: [ran(touch_s=2.2)]}
     assert judge.judge(row, results).word() == "below goal"
+
+
+@pytest.mark.parametrize("busy, expected", [(5, "WORSE"), (60, "partly measured")])
+def test_latencies_are_judged_on_a_quiet_machine_only(busy, expected):
+    row = make_row((Goal("wake_p99_us", "<=", 1.1, of=NONE),), ("wake_p99_us",))
+    results = {OURS: [ran(wake_p99_us=900, others_percent=busy)],
+               IN_TREE: [ran(wake_p99_us=300)], NONE: [ran(wake_p99_us=100)]}
+    assert judge.judge(row, results).word() == expected
 
 
 def test_medians_leave_out_failed_runs():

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 NONE, IN_TREE, OURS = "none", "intree", "vballoon"
 WORKS = ("sweep", "fault", "wake", "pipe")
+# The share of this machine's processors that others may take before latencies say nothing.
+QUIET_PERCENT = 20
 LABELS = {NONE: "no balloon", IN_TREE: "virtio_balloon", OURS: "vballoon"}
 
 
@@ -24,6 +26,7 @@ class Metric:
     slack: float = 0
     noise: float = 0
     missing: float | None = None
+    needs_quiet: bool = False
 
 
 def _seconds(label):
@@ -36,7 +39,7 @@ def _share(label):
 
 
 def _latency(label):
-    return Metric(label, "µs", slack=5, noise=0.15)
+    return Metric(label, "µs", slack=5, noise=0.15, needs_quiet=True)
 
 
 METRICS = {
@@ -68,7 +71,7 @@ METRICS = {
     "kept_mib": Metric("still given after", "MiB", more_is_better=True, slack=1),
     "kernel_free_mib": Metric("free outside ZONE_MOVABLE", "MiB", more_is_better=True, slack=8),
     "work_failed": Metric("the guest's own work failed"),
-    "vcpus_waited": Metric("virtual CPUs waited for this machine", "%", slack=5),
+    "others_percent": Metric("this machine was busy with other things", "%", slack=5),
     "resizes": Metric("resizes meanwhile", more_is_better=True),
 }
 for _work in WORKS:
@@ -106,9 +109,19 @@ class Goal:
                 return None, f"{LABELS[self.of]} was not measured"
             limit *= other
             compared = f", {LABELS[self.of]} {format_value(self.metric, other)}"
+        if busy := too_busy(self.metric, medians):
+            return None, format_value(self.metric, seen) + compared + busy
         slack = METRICS[self.metric].slack if self.of else 0
         met = seen <= limit + slack if self.relation == "<=" else seen >= limit - slack
         return met, format_value(self.metric, seen) + compared
+
+
+def too_busy(name, medians):
+    """Say so if a figure means nothing because of what else this machine did."""
+    if not METRICS[name].needs_quiet:
+        return ""
+    busy = max(found.get("others_percent", 0) for found in medians.values())
+    return f"; this machine was {busy:.0f} % busy with other things" if busy > QUIET_PERCENT else ""
 
 
 @dataclass
@@ -194,7 +207,9 @@ def judge(row, results):
                              f"{failures(results[OURS])[0]}")
     for name in row.never_worse:
         mine, other = (medians.get(driver, {}).get(name) for driver in (OURS, IN_TREE))
-        if mine is not None and other is not None and is_worse(name, mine, other):
+        if mine is None or other is None or too_busy(name, medians):
+            continue
+        if is_worse(name, mine, other):
             verdict.worse.append(f"{METRICS[name].label}: {format_value(name, mine)}, "
                                  f"{LABELS[IN_TREE]} {format_value(name, other)}")
     return verdict

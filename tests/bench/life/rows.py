@@ -22,7 +22,7 @@ MOVABLE_ZONES = ("Movable", "Device")
 
 ASK = ("seconds_90", "seconds_99", "seconds_100", "given_mib", "host_system_s", "host_user_s",
        "discards_per_gib", "gained_percent", "huge_percent", "activated", "restored",
-       "swapped_out", "stalls_others", "oom_kills", "large_mib", "vcpus_waited")
+       "swapped_out", "stalls_others", "oom_kills", "large_mib", "others_percent")
 HARM = ("swapped_out", "stalls_others", "oom_kills")
 SPEED = ("seconds_90", "seconds_99", "seconds_100", "given_mib")
 COST = ("host_system_s", "discards_per_gib", "gained_percent", "huge_percent")
@@ -94,7 +94,7 @@ def read_and_ask(turn, target_mib):
     harm = {}
     with turn.watch.noting(harm):
         after = recorder.watch(2 * turn.options.window_seconds)
-    for name in harm.keys() - {"vcpus_waited"}:
+    for name in harm.keys() - {"others_percent"}:
         figures[name] += harm[name]
     figures["given_mib"] = turn.guest.inflated_bytes() / MIB
     figures["speed_kept"] = 100 * speed(*after) / speed(*before)
@@ -245,7 +245,7 @@ def _unnoticed(name, what, fill):
     goals = tuple(Goal(share, "<=", 1.1 if "p99_" in share else 1.5, of=NONE)
                   for share in shares)
     return Row(name, what, partial(unnoticed, fill=fill), goals, tuple(shares),
-               shown=(*shares, "resizes", "vcpus_waited"), headline="sweep_p99_us",
+               shown=(*shares, "resizes", "others_percent"), headline="sweep_p99_us",
                mem_mib=2048, baseline=True)
 
 
@@ -274,7 +274,7 @@ ROWS = (
     Row("working-set", "1 GiB, reads 400 MiB again and again, asked to 256 MiB", working_set,
         (Goal("speed_kept", ">=", 95), *HARMLESS), HARM + ("speed_kept",),
         shown=("given_mib", "speed_kept", "activated", "restored", "refaulted", "swapped_out",
-               "stalls_others", "oom_kills", "host_system_s", "vcpus_waited"),
+               "stalls_others", "oom_kills", "host_system_s", "others_percent"),
         headline="speed_kept", mem_mib=1024),
     Row("slab", "1 GiB that looked at 300000 files, asked to 384 MiB", slab_guest,
         (Goal("given_percent", ">=", 100), Goal("seconds_100", "<=", 1, of=IN_TREE), *HARMLESS),
@@ -284,7 +284,7 @@ ROWS = (
          Goal("work_failed", "<=", 0), Goal("oom_kills", "<=", 0)),
         ("touch_s", "slowest_ms", "work_failed", "swapped_out", "oom_kills"),
         shown=("seconds_100", "touch_s", "slowest_ms", "swapped_out", "stalls", "oom_kills",
-               "work_failed", "vcpus_waited"),
+               "work_failed", "others_percent"),
         headline="touch_s", mem_mib=2048, baseline=True),
     _unnoticed("unnoticed-free", "small work while free memory moves all the time", fill_free),
     _unnoticed("unnoticed-cache", "small work while page cache is given", fill_cached),

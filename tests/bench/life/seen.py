@@ -11,7 +11,6 @@ from pathlib import Path
 
 from bench_lib import host
 from vbalguest import GuestTimeout
-from vbalpressure import processor_seconds as vcpu_seconds
 
 MIB = 1 << 20
 LARGE_BYTES = 2 * MIB
@@ -51,6 +50,12 @@ def processor_seconds(pid):
     text = Path(f"/proc/{pid}/stat").read_text("ascii", errors="replace")
     fields = text.rpartition(")")[2].split()
     return int(fields[11]) / TICKS, int(fields[12]) / TICKS
+
+
+def parse_stat(text):
+    """Return for how long the processors were busy in /proc/stat, and all of their time."""
+    times = [int(word) / TICKS for word in text.splitlines()[0].split()[1:9]]
+    return sum(times) - times[3] - times[4], sum(times)
 
 
 def parse_buddyinfo(text, page_bytes=4096):
@@ -156,14 +161,20 @@ class Watch:
     @contextlib.contextmanager
     def noting(self, figures):
         """Put into figures what the guest's counters grew by meanwhile."""
-        before, (ran, waited) = self.counters(), vcpu_seconds(self.guest)
+        before, busy = self.counters(), self._others()
         yield
-        after, (ran_after, waited_after) = self.counters(), vcpu_seconds(self.guest)
-        wanted = ran_after - ran + waited_after - waited
-        figures["vcpus_waited"] = _percent(waited_after - waited, wanted)
+        after, busy_after = self.counters(), self._others()
+        others, passed = (late - early for late, early in zip(busy_after, busy))
+        figures["others_percent"] = _percent(max(others, 0), passed)
         figures.update(deltas(before, after))
         if "stalls_others" in after:
             figures["stalls_others"] = after["stalls_others"] - before["stalls_others"]
+
+    def _others(self):
+        """Return the processors' time that went to others than QEMU and us, and all of it."""
+        busy, passed = parse_stat(Path("/proc/stat").read_text("ascii"))
+        ours = sum(processor_seconds(self.guest.qemu_pid)) + time.process_time()
+        return busy - ours, passed
 
     def follow(self, asked_mib, limit_seconds):
         """Watch the balloon until it has what was asked, or for so long; return its curve."""
