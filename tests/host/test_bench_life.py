@@ -188,6 +188,12 @@ def test_less_given_is_worse():
     assert word(row, ran(given_mib=500), ran(given_mib=512)) == "WORSE"
 
 
+def test_more_than_all_of_the_speed_is_noise():
+    row = make_row(never_worse=("speed_kept",))
+    assert word(row, ran(speed_kept=99), ran(speed_kept=168)) == "at goal"
+    assert word(row, ran(speed_kept=90), ran(speed_kept=168)) == "WORSE"
+
+
 def test_one_killed_process_more_is_worse():
     row = make_row(never_worse=("oom_kills",))
     assert word(row, ran(oom_kills=1), ran(oom_kills=0)) == "WORSE"
@@ -279,7 +285,7 @@ def test_document_says_what_is_worse(measured):
 
 
 def test_readme_has_few_rows(measured):
-    text = report.readme(measured)
+    text = report.readme(measured, "with care")
     assert "| full of files: to 100 % | 4 s | 1 s |" in text
     assert "| reads on: to 100 % | 5.70 s | never |" in text
     assert len(report.README_ROWS) <= 6

@@ -74,7 +74,7 @@ def markdown_table(heads, body):
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, rules, *body])
 
 
-def readme(measured):
+def readme(measured, environment):
     """Return README's table: few rows, one figure each."""
     body = []
     for name in README_ROWS:
@@ -83,7 +83,8 @@ def readme(measured):
         row, results = measured[name]
         body.append([f"{row.what}: {METRICS[row.headline].label}",
                      *(_headline(row, results, driver) for driver in (IN_TREE, OURS))])
-    return markdown_table(["the guest", LABELS[IN_TREE], LABELS[OURS]], body)
+    table_text = markdown_table(["the guest", LABELS[IN_TREE], LABELS[OURS]], body)
+    return f"{table_text}\n\n{environment}"
 
 
 def _headline(row, results, driver):
