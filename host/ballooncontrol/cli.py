@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from .balance.arguments import add_balance_arguments
 from .errors import BalloonError, UsageError
 from .guests import open_guest
 from .output import complain, show_set, show_stats, show_status
@@ -57,6 +58,9 @@ def build_parser():
                       help="time between two looks (1)")
     live.add_argument("--count", type=int, default=0, metavar="N",
                       help="stop after so many looks (0: at Ctrl-C)")
+
+    balance = commands.add_parser("balance", help="move memory between guests by itself")
+    add_balance_arguments(balance)
     return parser
 
 
@@ -86,6 +90,9 @@ def parse(arguments):
     parser = build_parser()
     # argparse fills GUEST from the first place that could hold it, even with nothing
     options, rest = parser.parse_known_args(arguments)
+    if options.command == "balance":
+        # that one names its guests in its settings
+        return parser.parse_args(arguments)
     unknown = [word for word in rest if word.startswith("-")]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -99,6 +106,9 @@ def main(arguments=None):
     # end as after Ctrl-C, so that polling intervals are restored
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
+        if options.command == "balance":
+            from .balance.command import run
+            return run(options)
         if not options.guests:
             raise UsageError("no guest named: give a QMP socket or a libvirt domain")
         if options.command == "watch":

@@ -17,18 +17,24 @@ _balloonctl() {
 	COMPREPLY=()
 
 	if ((COMP_CWORD == 1)); then
-		mapfile -t COMPREPLY < <(compgen -W 'status set stats watch --help --version' -- "$current")
+		mapfile -t COMPREPLY < <(compgen -W 'status set stats watch balance --help --version' -- "$current")
 		return
 	fi
 	case $command in
 	set) options+=' --timeout --no-wait' ;;
 	stats) options+=' --timeout' ;;
 	watch) options+=' --set --interval --count' ;;
+	balance) options='--config --check --socket --proc --json --count --help' ;;
 	esac
 	case $previous in
 	--guest | -g) _balloonctl_guests "$current" && return ;;
 	--connect | -c)
 		mapfile -t COMPREPLY < <(compgen -W 'qemu:///system qemu:///session' -- "$current")
+		return
+		;;
+	--config | --socket | --proc)
+		compopt -o filenames 2>/dev/null
+		mapfile -t COMPREPLY < <(compgen -f -- "$current")
 		return
 		;;
 	--set) set -- size ;;
@@ -39,6 +45,8 @@ _balloonctl() {
 		mapfile -t COMPREPLY < <(compgen -W '25% 50% 75% 100% 512M 1G 2G 4G' -- "$current")
 	elif [[ $current == -* ]]; then
 		mapfile -t COMPREPLY < <(compgen -W "$options" -- "$current")
+	elif [[ $command == balance ]]; then
+		mapfile -t COMPREPLY < <(compgen -W 'run status watch' -- "$current")
 	else
 		_balloonctl_guests "$current"
 	fi

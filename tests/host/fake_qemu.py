@@ -25,7 +25,11 @@ class FakeQemu:
     def __init__(self, path, follow=True, driver=True, answers=None, dies_at=None,
                  greeting=json.dumps(GREETING), polling_s=0, folder="peripheral"):
         self.path = str(path)
+        self.name = "fake"
         self.ram_bytes = self.actual_bytes = 1024 * MIB
+        self.status = "running"
+        self.migration = {}
+        self.devices = []
         self.polling_s = polling_s
         self.polling_log = []
         self.asked_bytes = []
@@ -75,6 +79,7 @@ class FakeQemu:
             request = json.loads(line)
             if request["execute"] == self._dies_at:
                 self._stopped = True
+            if self._stopped:
                 return
             answer = self._answer(request["execute"], request.get("arguments", {}))
             for message in (event, answer):
@@ -83,17 +88,25 @@ class FakeQemu:
     def _answer(self, command, arguments):
         if command in self._answers:
             return self._answers[command]
-        function = getattr(self, "_do_" + command.replace("-", "_"))
+        function = getattr(self, "_do_" + command.replace("-", "_"), None)
+        if function is None:
+            return {"error": {"class": "CommandNotFound", "desc": f"no {command} here"}}
         return {"return": function(**arguments)}
 
     def _do_qmp_capabilities(self):
         return {}
 
     def _do_query_name(self):
-        return {"name": "fake"}
+        return {"name": self.name}
 
     def _do_query_memory_size_summary(self):
         return {"base-memory": self.ram_bytes, "plugged-memory": 0}
+
+    def _do_query_status(self):
+        return {"status": self.status, "running": self.status == "running", "singlestep": False}
+
+    def _do_query_migrate(self):
+        return self.migration
 
     def _do_query_balloon(self):
         return {"actual": self.actual_bytes}
@@ -110,7 +123,9 @@ class FakeQemu:
         if path != f"/machine/{self._folder}":
             return [{"name": "type", "type": "string"}]
         return [{"name": "type", "type": "string"},
-                {"name": "balloon0", "type": "child<virtio-balloon-pci-non-transitional>"}]
+                {"name": "balloon0", "type": "child<virtio-balloon-pci-non-transitional>"},
+                *({"name": f"device{number}", "type": f"child<{device}>"}
+                  for number, device in enumerate(self.devices))]
 
     def _do_qom_get(self, path, property):
         assert path == f"/machine/{self._folder}/balloon0"

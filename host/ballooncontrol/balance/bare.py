@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Guests behind QMP sockets: each has a task of its own, so that none waits for another."""
+
+import asyncio
+import contextlib
+import glob
+import time
+from pathlib import Path
+
+from ..base import Statistics
+from ..errors import BalloonError, NoBalloonError, UnreachableError
+from ..guests import BALLOON_TYPE, NOT_REPORTED, QEMU_NAMES
+from ..qmp import CommandError
+from .host import Process
+from .link import QmpLink, command
+from .model import Facts, Guest
+
+CONNECT_S = 5
+ANSWER_S = 5
+# sockets are looked for so often
+SCAN_S = 2
+# what seldom changes is asked for so often; events and every ask bring it forward
+SLOW_LOOK_S = 30
+FOLDERS = ("/machine/peripheral", "/machine/peripheral-anon")
+SLOW_LOOK = b"".join((command("query-status"), command("query-migrate"),
+                      command("query-memory-size-summary"),
+                      *(command("qom-list", path=folder) for folder in FOLDERS)))
+# no new attempt at a socket that failed before so long; doubled each time
+FIRST_RETRY_S = 1
+LAST_RETRY_S = 60
+VFIO_WORDS = ("<vfio-", "<vhost-vdpa")
+VFIO = "a VFIO device pins its memory: a balloon frees nothing"
+HUGE = "its memory is huge pages from the host's pool: a balloon frees nothing"
+RUNNING = ("running", "prelaunch")
+MIGRATING = ("setup", "active", "postcopy-active", "postcopy-paused", "postcopy-recover",
+             "pre-switchover", "device", "wait-unplug", "cancelling", "colo")
+
+
+class BareGuest:
+    """One socket: connects, looks, asks; tells a Guest what it found."""
+
+    def __init__(self, path, watcher):
+        self.path = path
+        self.source = f"qmp:{path}"
+        self._watcher = watcher
+        self.guest = Guest(Path(path).stem, watcher.limits(Path(path).stem, 0))
+        self.guest.period_s = watcher.interval_s
+        self._link = None
+        self._process = None
+        self._device = None
+        self._polling_before_s = None
+        self._look = b""
+        self._ram_bytes = 0
+        self._statistics = Statistics()
+        self._obstacle = None
+        self._slow_at_s = 0
+        self._slow_due = self._hurry = False
+        self._timer = self._began_s = self._failure = None
+        self._target_bytes = None
+        self._wake = asyncio.Event()
+        self._task = asyncio.create_task(self._live())
+
+    # What the service calls
+
+    def ask(self, target_bytes):
+        """Ask for a size, soon; a newer one replaces it."""
+        self._target_bytes = target_bytes
+        self._wake.set()
+
+    def hurry(self):
+        """Look now."""
+        self._hurry = True
+        self._wake.set()
+
+    def configure(self):
+        """The settings have changed."""
+        self.guest.period_s = self._watcher.interval_s
+        self.guest.set_limits(self._watcher.limits(self.guest.name, self._ram_bytes))
+        self._slow_at_s = 0
+
+    async def close(self):
+        """Stop; the guest keeps its size, and QEMU polls as it did before."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        await self._restore_polling()
+        self._disconnect()
+
+    # Its task
+
+    async def _live(self):
+        retry_s = FIRST_RETRY_S
+        while True:
+            try:
+                await self._connect()
+                retry_s = FIRST_RETRY_S
+                await self._watch()
+            except BalloonError as error:
+                self.guest.lose(str(error))
+                self._watcher.changed(self)
+            self._disconnect()
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, LAST_RETRY_S)
+
+    async def _watch(self):
+        """Do what is more than looking; looks need no task."""
+        # a thousand guests are not to be looked at in the same instant
+        self._look_in(hash(self.path) % 1000 / 1000 * min(1, self._watcher.interval_s))
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._failure:
+                raise self._failure
+            if self._link.closed:
+                raise UnreachableError(self._link.lost)
+            if self._slow_due:
+                self._slow_due = False
+                await self._look_slowly()
+            if self._target_bytes is not None:
+                await self._ask_now()
+            if self._hurry:
+                self._hurry = False
+                self._look_in(0)
+
+    async def _connect(self):
+        self._failure = None
+        self._link = await QmpLink.open(self.path, self._on_event, self._wake.set, CONNECT_S)
+        name = (await self._link.one("query-name", ANSWER_S)).get("name")
+        self._process = Process(self._link.peer_pid)
+        self.guest.name = self._watcher.unique_name(name or Path(self.path).stem, self)
+        await self._look_slowly()
+        self._look = command("query-balloon") + command(
+            "qom-get", path=self._device, property="guest-stats")
+        await self._set_polling()
+
+    async def _set_polling(self):
+        before_s = await self._link.one("qom-get", ANSWER_S, path=self._device,
+                                        property="guest-stats-polling-interval")
+        wanted_s = max(1, int(self._watcher.interval_s))
+        if not 0 < before_s <= wanted_s:
+            if self._polling_before_s is None:
+                self._polling_before_s = before_s
+            await self._poll_every(wanted_s)
+
+    async def _poll_every(self, seconds):
+        await self._link.one("qom-set", ANSWER_S, path=self._device,
+                             property="guest-stats-polling-interval", value=seconds)
+
+    async def _restore_polling(self):
+        if self._polling_before_s is not None and self._link and not self._link.closed:
+            with contextlib.suppress(BalloonError):
+                await self._poll_every(self._polling_before_s)
+
+    def _disconnect(self):
+        if self._timer:
+            self._timer.cancel()
+        self._began_s = None
+        if self._link:
+            self._link.close()
+        if self._process:
+            self._process.close()
+        self._link = self._process = None
+
+    # Looking
+
+    def _look_in(self, seconds):
+        if self._timer:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._begin_look)
+
+    def _begin_look(self):
+        now_s = self._watcher.clock()
+        if self._began_s is not None or self._link is None or self._link.closed:
+            return
+        if now_s >= self._slow_at_s:
+            self._slow_at_s = now_s + SLOW_LOOK_S
+            self._slow_due = True
+            self._wake.set()
+        self._began_s = now_s
+        self._link.post(self._look, 2, self._finish_look)
+
+    def _finish_look(self, answers):
+        self._began_s = None
+        try:
+            self._take_answers(*answers)
+        except BalloonError as error:
+            self._fail(error)
+        except (KeyError, TypeError, ValueError) as error:
+            self._fail(BalloonError(f"QEMU's answer makes no sense: {error!r}"))
+        else:
+            self._watcher.changed(self)
+            periods = 2 if self.guest.is_comfortable else 1
+            self._look_in(periods * self._watcher.interval_s)
+
+    def _fail(self, error):
+        self._failure = error
+        self._wake.set()
+
+    def give_up_late(self, now_s):
+        """Cut off a QEMU that has not answered for too long."""
+        if self._began_s is not None and now_s - self._began_s > ANSWER_S and self._link:
+            self._link.cut(f"QEMU does not answer within {ANSWER_S} s")
+
+    def _take_answers(self, balloon, report):
+        if isinstance(balloon, CommandError):
+            raise balloon
+        self._read_report(report)
+        facts = Facts(self._ram_bytes, int(balloon["actual"]), self._process.resident_bytes(),
+                      self._statistics, time.time(), self._obstacle)
+        self.guest.observe(facts, self._watcher.clock())
+
+    def _read_report(self, report):
+        if isinstance(report, CommandError):
+            # no report yet
+            self._statistics = Statistics()
+        elif report["last-update"] != self._statistics.last_update_unix_s:
+            values = {QEMU_NAMES[name]: None if value == NOT_REPORTED else int(value)
+                      for name, value in report["stats"].items() if name in QEMU_NAMES}
+            self._statistics = Statistics(**values,
+                                          last_update_unix_s=int(report["last-update"]))
+
+    async def _look_slowly(self):
+        """Look for what keeps the guest from following, and for hot-plugged memory."""
+        status, migration, sizes, *folders = await self._link.send(SLOW_LOOK, 5, ANSWER_S)
+        if isinstance(sizes, dict):
+            ram_bytes = sizes["base-memory"] + sizes.get("plugged-memory", 0)
+            if ram_bytes != self._ram_bytes:
+                self._ram_bytes = ram_bytes
+                self.guest.set_limits(self._watcher.limits(self.guest.name, ram_bytes))
+        self._device, pinned = find_devices(folders)
+        self._obstacle = find_obstacle(status, migration)
+        if self._obstacle is None and pinned:
+            self._obstacle = VFIO
+        if self._obstacle is None and self._process.huge_bytes():
+            self._obstacle = HUGE
+
+    # Asking
+
+    async def _ask_now(self):
+        """Ask, unless the guest was paused or began to migrate a moment ago."""
+        target_bytes, self._target_bytes = self._target_bytes, None
+        await self._look_slowly()
+        if self._obstacle:
+            self.guest.forget_ask()
+            return
+        try:
+            await self._link.one("balloon", ANSWER_S, value=target_bytes)
+        except CommandError as error:
+            self.guest.forget_ask()
+            raise BalloonError(f"QEMU refuses {target_bytes} bytes: {error}") from error
+
+    def _on_event(self, name, data):
+        if name in ("STOP", "RESUME", "SUSPEND", "WAKEUP", "MIGRATION", "DEVICE_DELETED",
+                    "MEMORY_DEVICE_SIZE_CHANGE"):
+            self._slow_due = self._hurry = True
+            self._wake.set()
+        elif name == "BALLOON_CHANGE" and (data.get("actual") != self.guest.actual_bytes):
+            self._hurry = True
+            self._wake.set()
+
+
+def find_devices(folders):
+    """Return the balloon's path, and whether a device pins the guest's memory."""
+    balloon, pinned = None, False
+    for folder, children in zip(FOLDERS, folders):
+        if isinstance(children, CommandError):
+            raise children
+        for child in children:
+            if BALLOON_TYPE.fullmatch(child["type"]):
+                balloon = f"{folder}/{child['name']}"
+            pinned |= any(word in child["type"] for word in VFIO_WORDS)
+    if balloon is None:
+        raise NoBalloonError("has no balloon device")
+    return balloon, pinned
+
+
+def find_obstacle(status, migration):
+    """Return what keeps a guest from following, in words; None if nothing does."""
+    if isinstance(migration, dict) and migration.get("status") in MIGRATING:
+        return "is being migrated"
+    if isinstance(status, dict) and status.get("status") not in RUNNING:
+        return f"is {status.get('status', 'in an unknown state')}"
+    return None
+
+
+class BareGuests:
+    """The sockets that the settings name, as they come and go."""
+
+    def __init__(self, service):
+        self._service = service
+        self._guests = {}
+
+    async def run(self):
+        """Look for sockets until cancelled."""
+        while True:
+            found = {path for pattern in self._service.settings.sockets
+                     for path in glob.glob(pattern)}
+            for path in found - self._guests.keys():
+                self._guests[path] = BareGuest(path, self._service)
+                self._service.add(self._guests[path])
+            for path in self._guests.keys() - found:
+                gone = self._guests.pop(path)
+                self._service.remove(gone)
+                await gone.close()
+            now_s = self._service.clock()
+            for guest in self._guests.values():
+                guest.give_up_late(now_s)
+            await asyncio.sleep(SCAN_S)
+
+    async def close(self):
+        """Let go of all."""
+        await asyncio.gather(*(guest.close() for guest in self._guests.values()))
