@@ -7,6 +7,7 @@ to memory; when its first process ends, so do the guests that it started.
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -56,8 +57,13 @@ echo 'libvirt-qemu:x:64055:' >>"$folder/group"
 for file in passwd group; do
     mount --bind "$folder/$file" "/etc/$file"
 done
-libvirtd --config "$folder/libvirtd.conf" --pid-file "$folder/pid" &
-wait $!
+# a file named again asks for another one; the guests do not notice
+while :; do
+    rm -f "$folder/again"
+    libvirtd --config "$folder/libvirtd.conf" --pid-file "$folder/pid" &
+    wait $! || true
+    [ -e "$folder/again" ] || break
+done
 """
 
 DOMAIN = """\
@@ -96,6 +102,17 @@ def find(program, package):
     return path
 
 
+def children(pid):
+    """Return the processes that a process has started."""
+    return [int(word) for word in
+            Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+
+
+def is_daemon(pid):
+    """True for libvirtd itself; its guests, orphans of it, have the same parent."""
+    return Path(f"/proc/{pid}/comm").read_text("ascii").strip() == "libvirtd"
+
+
 class Libvirt:
     """The daemon; virsh() talks to it. A context manager."""
 
@@ -127,6 +144,18 @@ class Libvirt:
     def __exit__(self, *_):
         self._process.kill()
         self._process.wait()
+
+    def restart(self):
+        """End libvirtd and have another one started; its guests go on."""
+        (self._folder / "again").touch()
+        shell, = children(self._process.pid)
+        daemon, = (pid for pid in children(shell) if is_daemon(pid))
+        os.kill(daemon, signal.SIGTERM)
+        limit = time.monotonic() + START_SECONDS
+        while (self._folder / "again").exists():
+            assert time.monotonic() < limit, f"libvirtd does not start again: {self._log()}"
+            time.sleep(0.2)
+        self._wait_ready()
 
     def virsh(self, *arguments):
         """Run virsh and return what it prints."""
