@@ -266,6 +266,11 @@ def test_balloonctl_package(system, debs):
     for name in ("man/man1/balloonctl.1.gz", "bash-completion/completions/balloonctl",
                  "zsh/vendor-completions/_balloonctl"):
         assert (system.tree.path / "usr/share" / name).exists()
+    # the service is there, and off
+    assert "balance" in system.run("balloonctl", "balance", "--help")
+    assert list(system.tree.path.glob("*/systemd/system/balloonctl-balance.service"))
+    assert not list(system.tree.path.glob("etc/systemd/system/*/balloonctl-balance.service"))
+    assert "_balloonctl" in system.run("cat", "/etc/passwd")
     system.run("apt-get", "remove", "-q", "-y", "balloonctl")
     assert not (system.tree.path / "usr/share/balloonctl").exists()
 
