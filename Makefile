@@ -30,7 +30,7 @@ demo: ## Watch a real guest give 3 GiB to its host and take them back
 	scripts/setup guest
 	scripts/demo
 
-demo-overcommit: ## Two guests share less memory than they believe they have
+demo-overcommit: ## Three guests share less memory than they believe they have
 	scripts/setup guest host
 	scripts/demo-overcommit
 
@@ -71,7 +71,7 @@ fresh: ## make test, or C='any command', in a Debian 12 that has nothing but mak
 	scripts/setup package
 	tests/run/fresh $(C)
 
-.PHONY: bench bench-pressure bench-life
+.PHONY: bench bench-pressure bench-life bench-balance
 bench: ## vballoon beside virtio_balloon: speed, host calls, notifications
 	scripts/setup guest
 	tests/bench/bench
@@ -83,6 +83,10 @@ bench-pressure: ## vballoon beside virtio_balloon in a guest that is asked for t
 bench-life: ## vballoon beside virtio_balloon in guests in use: full caches, streams, fragments
 	scripts/setup bench
 	tests/bench/bench-life
+
+bench-balance: ## balloonctl balance: processor time with 1000 guests, moves on a simulated day
+	scripts/setup guest host
+	tests/bench/bench-balance
 
 .PHONY: dkms-install dkms-remove deb
 dkms-install: ## Hand the sources to DKMS and the device to vballoon
