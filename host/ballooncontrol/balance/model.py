@@ -204,6 +204,10 @@ class Guest:
         """True if it may be asked to give."""
         return not self.trouble and self.settled and now_s >= self.quiet_until_s
 
+    def is_held(self, now_s):
+        """True while it is left alone for a reason that its note tells."""
+        return now_s < max(self.quiet_until_s, self.no_growth_until_s)
+
     def want_bytes(self, now_s):
         """What it lacks and would take."""
         return self.lacking_bytes if now_s >= self.no_growth_until_s else 0
@@ -288,13 +292,17 @@ class Guest:
         if abs(actual_bytes - self._progress_bytes) >= PROGRESS_BYTES:
             self._progress_bytes, self._progress_s = actual_bytes, now_s
         if actual_bytes == self.target_bytes:
-            self._reached()
+            self._reached(now_s)
         elif self.settled or self._turned_round(before):
             self._moved_by_itself(now_s)
 
-    def _reached(self):
-        if not self.settled:
-            self.settled, self._hold_s, self.note = True, FIRST_HOLD_S, ""
+    def _reached(self, now_s):
+        if self.settled:
+            return
+        self.settled, self._hold_s = True, FIRST_HOLD_S
+        if now_s >= self.quiet_until_s:
+            self.note = ""
+        if self.driver != "obeys":
             self.driver = "follows"
 
     def _turned_round(self, before):

@@ -30,6 +30,8 @@ NEED_CACHE_SHARE = 1 / 4
 # the part of its buffer that a guest keeps when another one is short: at most, at least
 MOST_BUFFERS = 0.625
 LEAST_BUFFERS = 0.25
+# ... and when the host is short
+HOST_BUFFERS = 0.5
 
 
 @dataclass(frozen=True)
@@ -153,10 +155,9 @@ class _Need:
             level = self._level()
             stages.append((self._below(level), lambda guest: guest.idle_bytes(level(guest))))
         if self.host != "well":
-            stages.append((self.host_bytes, lambda guest: guest.idle_bytes(LEAST_BUFFERS)))
+            stages.append((self.host_bytes, lambda guest: guest.idle_bytes(HOST_BUFFERS)))
         if self.host == "critical":
-            stages.append((self.host_bytes,
-                           lambda guest: guest.actual_bytes - guest.limits.minimum_bytes))
+            stages.append((self.host_bytes, _last_resort))
         return stages
 
     def _level(self):
@@ -177,6 +178,13 @@ class _Need:
         # lacking is the demand and what claims exceed the room by
         claims_bytes = self.lacking_bytes - sum(self.wants.values())
         return min(self.lacking_bytes, max(0, claims_bytes + missing_bytes))
+
+
+def _last_resort(guest):
+    """What a guest can give without using swap; of one that does not report, nobody knows."""
+    if guest.blind:
+        return guest.actual_bytes - guest.limits.minimum_bytes
+    return guest.idle_bytes(LEAST_BUFFERS)
 
 
 def _settle(guests, now_s):
@@ -202,7 +210,7 @@ def _shrink_to_maximum(guests, now_s):
 
 
 def _take(need, guests, now_s):
-    """Collect what is lacking: idle memory, then part of the buffers, then down to minimums."""
+    """Collect what is lacking: idle memory, then part of the buffers."""
     donors = {guest.name: guest for guest in guests if guest.can_give(now_s)
               and (guest.name not in need.wants or need.host == "critical")
               and guest.actual_bytes <= guest.limits.maximum_bytes}

@@ -309,7 +309,7 @@ class Service:
             "idle_bytes": guest.idle_bytes(), "want_bytes": guest.want_bytes(self.clock()),
             "minimum_bytes": limits.minimum_bytes, "maximum_bytes": limits.maximum_bytes,
             "weight": limits.weight, "trouble": guest.trouble or guest.blind,
-            "note": guest.note}
+            "note": guest.note if guest.is_held(self.clock()) else ""}
 
 
 def log_to_stderr():
