@@ -8,14 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from balance_process import Balance
+from conftest import ROOT
 from conftest import MIB
 
 GIB = 1 << 30
-FLEET = Path(__file__).resolve().parent / "fake_fleet.py"
+FLEET = ROOT / "tests/lib/fake_fleet.py"
 
 
 @pytest.fixture
