@@ -14,6 +14,7 @@ FLOORS = """
     pages
     guard debug
     virtio
+    device
     main
 """
 ROOMS = {
@@ -107,17 +108,17 @@ def test_house_without_arrow_up(tmp_path, looks_up):
 
 @pytest.mark.parametrize("name, text, finding", [
     ("balloon_virtio.c", '\n#include "balloon.h"\n',
-     'balloon_virtio.c:2: includes "balloon.h" of include/balloon.h: virtio -> main runs up'),
+     'balloon_virtio.c:2: includes "balloon.h" of include/balloon.h: virtio -> device runs up'),
     ("balloon_pages.c", "\n\nint x = vbal_wire(0);\n",
      "balloon_pages.c:3: uses vbal_wire of include/balloon_virtio.h: pages -> virtio runs up"),
     ("balloon_virtio.c", "int x = vbal_has(0);\n",
-     "balloon_virtio.c:1: uses vbal_has of include/balloon.h: virtio -> main runs up"),
+     "balloon_virtio.c:1: uses vbal_has of include/balloon.h: virtio -> device runs up"),
     ("balloon_pages.c", "int x = VBAL_STATE_REST;\n",
      "balloon_pages.c:1: uses VBAL_STATE_REST of include/balloon_guard.h: pages -> guard runs up"),
     ("balloon_guard.c", "int x = vbal_debug_nr[0];\n",
      "balloon_guard.c:1: uses vbal_debug_nr of include/balloon_debug.h: guard -> debug runs up"),
     ("include/balloon_virtio.h", "void vbal_wire(struct vbal_dev *vb);\n",
-     "include/balloon_virtio.h:1: uses vbal_dev of include/balloon.h: virtio -> main runs up"),
+     "include/balloon_virtio.h:1: uses vbal_dev of include/balloon.h: virtio -> device runs up"),
     ("balloon_new.c", "", "balloon_new.c:1: room new is on no floor of tests/run/rooms"),
 ], ids=["include", "function", "inline", "enumerator", "neighbour", "header", "no room"])
 def test_arrow_up_is_named(tmp_path, looks_up, name, text, finding):
