@@ -59,14 +59,14 @@ KUNIT_ARRAY_PARAM(size, size_cases, size_case_desc);
 static void worker_inflates_and_deflates_exactly(struct kunit *test)
 {
 	const struct size_case *c = test->param_value;
-	struct fake_host *h = test_host(test, c->features);
-	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_dev *vb;
 
+	test_host(test, c->features);
+	vb = test_plug_bound(test);
 	test_resize_to(test, c->nr_frames);
 	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages),
 			(unsigned long)c->nr_frames);
-	KUNIT_EXPECT_EQ(test, h->nr_frames + test_range_pages(vb),
-			(unsigned long)c->nr_frames);
+	KUNIT_EXPECT_EQ(test, test_books_frames(), (unsigned long)c->nr_frames);
 	/* A range would be taken back without a word. */
 	if (c->features & F(MUST_TELL_HOST))
 		KUNIT_EXPECT_EQ(test, test_range_pages(vb), 0UL);
@@ -75,10 +75,10 @@ static void worker_inflates_and_deflates_exactly(struct kunit *test)
 				(unsigned long)rounddown(c->nr_frames,
 							 FRAMES_2M));
 	test_resize_to(test, c->nr_frames / 3);
-	KUNIT_EXPECT_EQ(test, h->nr_frames + test_range_pages(vb),
+	KUNIT_EXPECT_EQ(test, test_books_frames(),
 			(unsigned long)c->nr_frames / 3);
 	test_resize_to(test, 0);
-	KUNIT_EXPECT_TRUE(test, fake_wait(!READ_ONCE(h->nr_frames)));
+	KUNIT_EXPECT_TRUE(test, fake_wait(!fake_books_count(BOOKS_PFN)));
 }
 
 static void worker_keeps_memtotal_with_deflate_on_oom(struct kunit *test)
@@ -150,7 +150,7 @@ static void worker_ends_at_the_last_of_many_targets(struct kunit *test)
 	for (i = 0; i < 500; i++)
 		fake_host_set_target(h, i * 7919 % FRAMES_64M);
 	test_resize_to(test, 4711);
-	KUNIT_EXPECT_EQ(test, h->nr_frames, 4711UL);
+	KUNIT_EXPECT_EQ(test, fake_books_count(BOOKS_PFN), 4711UL);
 }
 
 static void worker_writes_actual_seldom(struct kunit *test)
@@ -209,19 +209,41 @@ static void worker_drains_deflate_before_inflate(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, PFN);
 	struct vbal_dev *vb = test_plug_bound(test);
-	unsigned long nr_bufs;
+	struct vbal_vq *deflate = &vb->wire.q[VBAL_VQ_DEFLATE];
+	struct vbal_vq *inflate = &vb->wire.q[VBAL_VQ_INFLATE];
+	unsigned long nr_bufs, freed = 0;
 
+	/* The notifier gives back behind the worker's back, and wakes it. */
 	test_resize_to(test, FRAMES_2M);
 	fake_host_set_budget(h, FAKE_DEFLATE, 0);
-	fake_host_set_target(h, 0);
-	KUNIT_EXPECT_TRUE(test, fake_wait(!vbal_pages_held(&vb->size.pages)));
-	nr_bufs = READ_ONCE(vb->wire.q[VBAL_VQ_INFLATE].nr_bufs);
-	fake_host_set_target(h, FRAMES_2M);
-	msleep(50);
-	KUNIT_EXPECT_EQ(test, READ_ONCE(vb->wire.q[VBAL_VQ_INFLATE].nr_bufs),
-			nr_bufs);
+	nr_bufs = READ_ONCE(inflate->nr_bufs);
+	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
+	KUNIT_EXPECT_GT(test, freed, 0UL);
+	fake_host_set_target(h, FRAMES_64M);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->size.target_frames) ==
+						  FRAMES_64M &&
+					  test_sleeps(deflate)));
+	KUNIT_EXPECT_EQ(test, READ_ONCE(inflate->nr_bufs), nr_bufs);
 	fake_host_speak(h);
-	test_expect_actual(test, FRAMES_2M);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!test_sleeps(deflate)));
+}
+
+/* What a host has read and not answered is the host's, whoever wants it. */
+static void oom_leaves_what_is_on_its_way(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, RANGE);
+	struct vbal_dev *vb = test_plug_bound(test);
+	unsigned long freed = 0;
+
+	test_resize_to(test, FRAMES_2M);
+	fake_host_set_lazy(h, FAKE_REPORT, true);
+	fake_host_set_target(h, FRAMES_64M);
+	KUNIT_EXPECT_TRUE(test,
+			  fake_wait(fake_books_count(BOOKS_RANGE) > FRAMES_2M));
+	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
+	KUNIT_EXPECT_EQ(test, freed, (unsigned long)FRAMES_2M);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages), 0UL);
+	test_unplug(test);
 }
 
 static void oom_gives_back_without_the_host(struct kunit *test)
@@ -241,14 +263,15 @@ static void oom_gives_back_without_the_host(struct kunit *test)
 
 static void oom_by_pfn_tells_the_host(struct kunit *test)
 {
-	struct fake_host *h = test_host(test, PFN | F(DEFLATE_ON_OOM));
-	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_dev *vb;
 	unsigned long freed = 0;
 
+	test_host(test, PFN | F(DEFLATE_ON_OOM));
+	vb = test_plug_bound(test);
 	test_resize_to(test, FRAMES_64M);
 	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
 	KUNIT_EXPECT_GT(test, freed, 0UL);
-	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_frames) ==
+	KUNIT_EXPECT_TRUE(test, fake_wait(fake_books_count(BOOKS_PFN) ==
 					  FRAMES_64M - freed));
 }
 
@@ -285,9 +308,10 @@ static void freeze_and_restore_come_back_to_the_target(struct kunit *test)
 
 static void relieve_gives_back_below_the_target(struct kunit *test)
 {
-	struct fake_host *h = test_host(test, PFN);
-	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_dev *vb;
 
+	test_host(test, PFN);
+	vb = test_plug_bound(test);
 	/* Without DEFLATE_ON_OOM the worker rests now: this is its part. */
 	test_resize_to(test, FRAMES_64M);
 	KUNIT_EXPECT_GT(test, vbal_relieve(&vb->size, FRAMES_2M + 3, "a test"),
@@ -295,7 +319,7 @@ static void relieve_gives_back_below_the_target(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, vbal_collect_all(&vb->size), 0);
 	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages),
 			(unsigned long)(FRAMES_64M - FRAMES_2M - 3));
-	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_frames) ==
+	KUNIT_EXPECT_TRUE(test, fake_wait(fake_books_count(BOOKS_PFN) ==
 					  FRAMES_64M - FRAMES_2M - 3));
 }
 
@@ -359,10 +383,11 @@ static int exchange(struct vbal_dev *vb, enum vbal_mode mode,
 static void migration_exchanges_a_page(struct kunit *test)
 {
 	const struct migration_case *c = test->param_value;
-	struct fake_host *h = test_host(test, c->features);
-	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_dev *vb;
 	struct page *newpage;
 
+	test_host(test, c->features);
+	vb = test_plug_bound(test);
 	/* 15 pages: a block of 8 by range if possible, split into singles. */
 	test_resize_to(test, 15);
 	newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
@@ -372,7 +397,7 @@ static void migration_exchanges_a_page(struct kunit *test)
 	put_page(newpage);
 	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages), 15UL);
 	KUNIT_EXPECT_EQ(test, vbal_pages_isolated(&vb->size.pages), 0UL);
-	KUNIT_EXPECT_EQ(test, h->nr_frames + test_range_pages(vb), 15UL);
+	KUNIT_EXPECT_EQ(test, test_books_frames(), 15UL);
 	KUNIT_EXPECT_EQ(test, atomic_long_read(&vb->size.pages.nr_migrated),
 			1L);
 	test_resize_to(test, 0);
@@ -412,6 +437,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(worker_without_must_tell_host_does_not_wait),
 	KUNIT_CASE(worker_drains_deflate_before_inflate),
 	KUNIT_CASE(oom_gives_back_without_the_host),
+	KUNIT_CASE(oom_leaves_what_is_on_its_way),
 	KUNIT_CASE(oom_by_pfn_tells_the_host),
 	KUNIT_CASE(oom_with_must_tell_host_and_silence),
 	KUNIT_CASE(freeze_and_restore_come_back_to_the_target),
@@ -484,11 +510,16 @@ wire_counts_a_block_when_all_of_it_is_acknowledged(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, PFN);
 	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_vq *q = &vb->wire.q[VBAL_VQ_INFLATE];
 
 	fake_host_set_budget(h, FAKE_INFLATE, 1);
 	fake_host_set_target(h, FRAMES_2M);
-	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_frames) == 256));
-	msleep(20);
+	/* One of two is back, and the worker has seen it. */
+	KUNIT_EXPECT_TRUE(test,
+			  fake_wait(fake_books_count(BOOKS_PFN) == 256 &&
+				    vbal_wire_in_flight(&vb->wire,
+							VBAL_VQ_INFLATE) == 1 &&
+				    test_sleeps(q)));
 	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages), 0UL);
 	fake_host_set_budget(h, FAKE_INFLATE, 1);
 	test_expect_actual(test, FRAMES_2M);
@@ -718,7 +749,10 @@ static void hint_keeps_pages_until_their_buffer_is_used(struct kunit *test)
 	fake_host_set_hint_cmd(h, 7);
 	KUNIT_ASSERT_TRUE(test, fake_wait(hint_pages(vb)));
 	fake_host_set_hint_cmd(h, VIRTIO_BALLOON_CMD_ID_DONE);
-	msleep(50);
+	/* The work has read it, and ended. */
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->hint.host_id) ==
+					  VIRTIO_BALLOON_CMD_ID_DONE));
+	flush_work(&vb->hint.work);
 	KUNIT_EXPECT_GT(test, hint_pages(vb), 0UL);
 	fake_host_speak(h);
 	KUNIT_EXPECT_TRUE(test, fake_wait(!hint_pages(vb)));
@@ -887,7 +921,7 @@ static void poison_sends_blocks_by_pfn(struct kunit *test)
 
 	KUNIT_EXPECT_TRUE(test, h->vdev.features & F(REPORTING));
 	test_resize_to(test, FRAMES_64M + 3);
-	KUNIT_EXPECT_EQ(test, h->nr_frames, FRAMES_64M + 3UL);
+	KUNIT_EXPECT_EQ(test, fake_books_count(BOOKS_PFN), FRAMES_64M + 3UL);
 	KUNIT_EXPECT_EQ(test, test_range_pages(vb), 0UL);
 	test_resize_to(test, 0);
 	poison_expect_intact(test);
@@ -1154,7 +1188,7 @@ static void hostile_plugged_many_times(struct kunit *test)
 		if (i % 2)
 			test_expect_actual(test, i * 1000);
 		test_unplug(test);
-		KUNIT_EXPECT_EQ(test, h->nr_frames, 0UL);
+		KUNIT_EXPECT_EQ(test, fake_books_count(BOOKS_PFN), 0UL);
 	}
 }
 

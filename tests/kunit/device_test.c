@@ -3,11 +3,8 @@
 
 #include <linux/mm.h>
 #include <linux/slab.h>
-#include <linux/swap.h>
+#include <linux/sched.h>
 #include <linux/vmstat.h>
-
-/* What KASAN may keep in quarantine, and more; a lost batch is twice as much. */
-#define FREE_SLACK_PAGES (SZ_32M >> PAGE_SHIFT)
 
 /* A host may answer in the very moment in which the driver looks by itself. */
 #define FEW_MISSED 2UL
@@ -26,6 +23,16 @@ static long ballooned(void)
 	return nr_pages;
 }
 
+int device_suite_init(struct kunit_suite *suite)
+{
+	return fake_books_open();
+}
+
+void device_suite_exit(struct kunit_suite *suite)
+{
+	fake_books_close();
+}
+
 int device_test_init(struct kunit *test)
 {
 	struct device_test *t = kunit_kzalloc(test, sizeof(*t), GFP_KERNEL);
@@ -33,8 +40,9 @@ int device_test_init(struct kunit *test)
 	if (!t)
 		return -ENOMEM;
 	test->priv = t;
+	fake_books_begin();
 	t->total_before = totalram_pages();
-	t->free_before = nr_free_pages();
+	t->own_before = fake_books_own_pages();
 	t->ballooned_before = ballooned();
 	/* 6.1 runs the suites before the module's init, and has no place in sysfs yet. */
 	vbal_sysfs_register();
@@ -64,15 +72,116 @@ void test_unplug(struct kunit *test)
 	t->plugged = false;
 }
 
-void device_test_exit(struct kunit *test)
+static void audit_bag(struct vbal_bag *bag, enum books_owner owner)
+{
+	struct page *page;
+	unsigned int order;
+
+	for (order = VBAL_BLOCK_ORDER; order < VBAL_NR_ORDERS; order++)
+		list_for_each_entry(page, &bag->blocks[order], lru)
+			fake_books_audit(page, order, owner);
+	spin_lock(&bag->singles.pages_lock);
+	list_for_each_entry(page, &bag->singles.pages, lru)
+		fake_books_audit(page, 0, owner);
+	spin_unlock(&bag->singles.pages_lock);
+}
+
+/* Do the driver's lists and the host's books name the same frames? */
+static bool books_agree(struct vbal_dev *vb)
+{
+	struct vbal_pages *vp = &vb->size.pages;
+
+	if (vbal_pages_to_frames(vbal_pages_held(vp)) != test_books_frames())
+		return false;
+	fake_books_audit_begin();
+	spin_lock_irq(&vp->lock);
+	audit_bag(&vp->bag[VBAL_MODE_PFN], BOOKS_PFN);
+	audit_bag(&vp->bag[VBAL_MODE_RANGE], BOOKS_RANGE);
+	spin_unlock_irq(&vp->lock);
+	return fake_books_audit_end();
+}
+
+/* What the host took for free was free: the kernel's own reports say as much. */
+static bool reports_agree(struct device_test *t, struct vbal_dev *vb)
+{
+	return READ_ONCE(t->h->nr_resets) || READ_ONCE(vb->report.nr_failed) ||
+	       READ_ONCE(t->h->nr_reported) == READ_ONCE(vb->report.nr_pages);
+}
+
+/* Frame for frame, once the host has read what is on its way. */
+void test_expect_books(struct kunit *test)
 {
 	struct device_test *t = test->priv;
-	bool back;
+	struct vbal_dev *vb = vbal_dev_of(&t->h->vdev);
 
-	test_unplug(test);
+	KUNIT_EXPECT_TRUE_MSG(
+		test, fake_wait(books_agree(vb)),
+		"held: %lu; by the books %lu by PFN, %lu by range",
+		vbal_pages_held(&vb->size.pages), fake_books_count(BOOKS_PFN),
+		fake_books_count(BOOKS_RANGE));
+	KUNIT_EXPECT_TRUE_MSG(test, fake_wait(reports_agree(t, vb)),
+			      "reported: %lu; by the books %lu",
+			      vb->report.nr_pages, t->h->nr_reported);
+}
+
+/* Not one page of this module's but those of before. */
+void test_expect_no_leak(struct kunit *test, unsigned long own_before)
+{
+	KUNIT_EXPECT_TRUE_MSG(test,
+			      fake_wait(fake_books_own_pages() == own_before),
+			      "%lu pages are ours, %lu were before",
+			      fake_books_own_pages(), own_before);
+	KUNIT_EXPECT_EQ(test, fake_books_count(BOOKS_LOST), 0UL);
+}
+
+/* Has who waits for this queue looked at it, and gone to sleep again? */
+bool test_sleeps(struct vbal_vq *q)
+{
+	struct wait_queue_entry *entry;
+	bool sleeps = false;
+
+	spin_lock_irq(&q->wait.lock);
+	entry = list_first_entry_or_null(&q->wait.head, struct wait_queue_entry,
+					 entry);
+	/* Off the CPU's list only after the look that its state announced. */
+	if (entry)
+		sleeps = !READ_ONCE(
+			((struct task_struct *)entry->private)->on_rq);
+	spin_unlock_irq(&q->wait.lock);
+	return sleeps;
+}
+
+/* Whatever the test was about, from now on the host answers. */
+static void settle(struct kunit *test)
+{
+	struct device_test *t = test->priv;
+
+	if (!t->plugged || !fake_host_bound(t->h))
+		return;
+	fake_host_speak(t->h);
+	test_expect_books(test);
+}
+
+static void expect_no_breach(struct kunit *test)
+{
+	struct device_test *t = test->priv;
+	unsigned long frame;
+	const char *first;
+
+	KUNIT_EXPECT_EQ_MSG(test, fake_books_errors(&first, &frame), 0U,
+			    "first: %s, frame %lx", first, frame);
 	if (t->h && !t->may_break)
 		KUNIT_EXPECT_EQ_MSG(test, t->h->nr_errors, 0U, "first: %s",
 				    t->h->error);
+}
+
+void device_test_exit(struct kunit *test)
+{
+	struct device_test *t = test->priv;
+
+	settle(test);
+	test_unplug(test);
+	expect_no_breach(test);
 	KUNIT_EXPECT_LE(test, t->nr_missed, FEW_MISSED);
 	if (t->h)
 		fake_host_destroy(t->h);
@@ -81,9 +190,7 @@ void device_test_exit(struct kunit *test)
 	vbal_test_driver->driver.owner = THIS_MODULE;
 	KUNIT_EXPECT_EQ(test, totalram_pages(), t->total_before);
 	KUNIT_EXPECT_EQ(test, ballooned(), t->ballooned_before);
-	back = fake_wait(nr_free_pages() + FREE_SLACK_PAGES >= t->free_before);
-	KUNIT_EXPECT_TRUE_MSG(test, back, "%lu pages are free, %lu were before",
-			      nr_free_pages(), t->free_before);
+	test_expect_no_leak(test, t->own_before);
 }
 
 struct fake_host *test_host(struct kunit *test, u64 features)
@@ -99,6 +206,7 @@ struct vbal_dev *test_plug(struct kunit *test)
 {
 	struct device_test *t = test->priv;
 
+	t->h->nr_reported = 0;
 	KUNIT_ASSERT_EQ(test, fake_host_plug(t->h), 0);
 	t->plugged = true;
 	return t->h->vdev.priv ? vbal_dev_of(&t->h->vdev) : NULL;
@@ -129,6 +237,7 @@ void test_resize_to(struct kunit *test, u32 nr_frames)
 
 	fake_host_set_target(t->h, nr_frames);
 	test_expect_actual(test, nr_frames);
+	test_expect_books(test);
 }
 
 unsigned long test_range_pages(struct vbal_dev *vb)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What the suites on the fake host have in common. Before a test the driver is
- * registered; after it the device is unplugged, and then nothing may be
- * ballooned any more, MemTotal is what it was, the host has seen no breach of
- * the protocol, and all but a few answers woke whoever waited for them.
+ * registered. After it the driver holds exactly the frames that the host's books
+ * name; then the device is unplugged, and nothing is ballooned any more, not one
+ * page of the driver's is left, MemTotal is what it was, the host has seen no
+ * breach of the protocol, and all but a few answers woke whoever waited for them.
  */
 #ifndef _VBALLOON_DEVICE_TEST_H
 #define _VBALLOON_DEVICE_TEST_H
@@ -15,6 +16,7 @@
 
 #include "balloon.h"
 #include "balloon_sysfs.h"
+#include "fake_books.h"
 #include "fake_host.h"
 
 #define F(name) BIT_ULL(VIRTIO_BALLOON_F_##name)
@@ -36,7 +38,7 @@
  * @may_break: the test is about a host that makes mistakes
  * @nr_missed: interrupts that devices already unplugged have missed
  * @total_before: MemTotal before the test, in pages
- * @free_before: MemFree before the test, in pages
+ * @own_before: pages that this module had before the test
  * @ballooned_before: the kernel's count of ballooned pages before the test
  */
 struct device_test {
@@ -45,13 +47,15 @@ struct device_test {
 	bool may_break;
 	unsigned long nr_missed;
 	unsigned long total_before;
-	unsigned long free_before;
+	unsigned long own_before;
 	long ballooned_before;
 };
 
 /* The driver under test; its struct is private to balloon_main.c. */
 extern struct virtio_driver *const vbal_test_driver;
 
+int device_suite_init(struct kunit_suite *suite);
+void device_suite_exit(struct kunit_suite *suite);
 int device_test_init(struct kunit *test);
 void device_test_exit(struct kunit *test);
 
@@ -63,10 +67,21 @@ void test_unplug(struct kunit *test);
 void test_expect_actual(struct kunit *test, u32 nr_frames);
 void test_resize_to(struct kunit *test, u32 nr_frames);
 unsigned long test_range_pages(struct vbal_dev *vb);
+void test_expect_books(struct kunit *test);
+void test_expect_no_leak(struct kunit *test, unsigned long own_before);
+bool test_sleeps(struct vbal_vq *q);
+
+/* Frames that the host has by its books. */
+static inline unsigned long test_books_frames(void)
+{
+	return fake_books_count(BOOKS_PFN) + fake_books_count(BOOKS_RANGE);
+}
 
 #define DEVICE_SUITE(_name)                              \
 	static struct kunit_suite _name##_test_suite = { \
 		.name = "vballoon_" #_name,              \
+		.suite_init = device_suite_init,         \
+		.suite_exit = device_suite_exit,         \
 		.init = device_test_init,                \
 		.exit = device_test_exit,                \
 		.test_cases = _name##_test_cases,        \

@@ -7,6 +7,8 @@
  */
 #include "fake_host.h"
 
+#include "fake_books.h"
+
 #include <linux/delay.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
@@ -125,6 +127,15 @@ static void fake_set_status(struct virtio_device *vdev, u8 status)
 	to_fake(vdev)->status = status & ~VIRTIO_CONFIG_S_NEEDS_RESET;
 }
 
+static void fake_forget(struct fake_host *h)
+{
+	unsigned int kind;
+
+	for (kind = 0; kind < FAKE_NR_QUEUES; kind++)
+		h->q[kind].nr_heads = 0;
+	fake_books_reset();
+}
+
 /* From here on the host touches nothing, and has forgotten everything. */
 static void fake_reset(struct virtio_device *vdev)
 {
@@ -138,8 +149,7 @@ static void fake_reset(struct virtio_device *vdev)
 	WRITE_ONCE(h->needs_reset, false);
 	h->stats_head = -1;
 	h->config.poison_val = 0;
-	xa_destroy(&h->frames);
-	h->nr_frames = 0;
+	fake_forget(h);
 	mutex_unlock(&h->lock);
 }
 
@@ -263,29 +273,22 @@ static void __no_sanitize_address fake_discard_free_page(struct page *page)
 	WRITE_ONCE(*content, FAKE_DISCARDED);
 }
 
+static void fake_discard(struct page *page, unsigned long nr_pages)
+{
+	while (nr_pages--)
+		fake_discard_page(page++);
+}
+
 static void fake_give(struct fake_host *h, u32 frame)
 {
-	struct page *page = pfn_to_page(frame);
-
-	if (!pfn_valid(frame)) {
-		fake_error(h, "a frame that is no memory");
-		return;
-	}
-	if (xa_load(&h->frames, frame))
-		fake_error(h, "a frame given twice");
-	else
-		h->nr_frames++;
-	xa_store(&h->frames, frame, xa_mk_value(1), GFP_KERNEL);
-	fake_discard_page(page);
+	fake_books_give_pfn(frame);
+	if (pfn_valid(frame))
+		fake_discard_page(pfn_to_page(frame));
 }
 
 static void fake_take(struct fake_host *h, u32 frame)
 {
-	if (!xa_erase(&h->frames, frame)) {
-		fake_error(h, "a frame taken back that was not given");
-		return;
-	}
-	h->nr_frames--;
+	fake_books_take_pfn(frame);
 	/* Not the guest's to use before the host has answered. */
 	if (virtio_has_feature(&h->vdev, VIRTIO_BALLOON_F_MUST_TELL_HOST))
 		fake_discard_page(pfn_to_page(frame));
@@ -309,6 +312,15 @@ static void fake_pfns(struct fake_host *h, enum fake_queue kind, void *buf,
 	}
 }
 
+static void fake_pfns_answered(struct fake_host *h, void *buf, unsigned int len)
+{
+	__virtio32 *pfns = buf;
+	unsigned int i;
+
+	for (i = 0; i < len / sizeof(*pfns); i++)
+		fake_books_answer_pfn(virtio32_to_cpu(&h->vdev, pfns[i]));
+}
+
 static void fake_check_range(struct fake_host *h, void *buf, unsigned int len)
 {
 	if (!len || len % PAGE_SIZE || offset_in_page(buf))
@@ -316,28 +328,35 @@ static void fake_check_range(struct fake_host *h, void *buf, unsigned int len)
 	h->nr_range_bytes += len;
 }
 
-/*
- * Held blocks are the driver's own; pages of free page reporting nobody's. A
- * host that knows what freed pages hold keeps them as they are, as QEMU does.
- */
+/* Free page reporting: nobody's pages, which the kernel keeps meanwhile. */
+static void fake_report_free(struct fake_host *h, struct page *page,
+			     unsigned long nr_pages)
+{
+	fake_books_lend(page, nr_pages);
+	h->nr_reported += nr_pages;
+	if (PageBuddy(page))
+		fake_error(h, "a range that others may have by now");
+	/* A host that knows what freed pages hold keeps them, as QEMU does. */
+	if (h->config.poison_val)
+		return;
+	while (nr_pages--)
+		fake_discard_free_page(page++);
+}
+
+/* Held blocks are the driver's own. */
 static void fake_report(struct fake_host *h, void *buf, unsigned int len)
 {
 	struct page *page = virt_to_page(buf);
-	bool held = page_count(page);
-	unsigned int i;
 
 	fake_check_range(h, buf, len);
-	if (h->config.poison_val) {
-		if (held)
-			fake_error(h, "a block given to a host that keeps it");
+	if (!page_count(page)) {
+		fake_report_free(h, page, len / PAGE_SIZE);
 		return;
 	}
-	for (i = 0; i < len / PAGE_SIZE; i++) {
-		if (held)
-			fake_discard_page(page + i);
-		else
-			fake_discard_free_page(page + i);
-	}
+	if (h->config.poison_val)
+		fake_error(h, "a block given to a host that keeps it");
+	fake_books_give_range(page, len / PAGE_SIZE);
+	fake_discard(page, len / PAGE_SIZE);
 }
 
 static void fake_stats(struct fake_host *h, void *buf, unsigned int len)
@@ -362,12 +381,11 @@ static void fake_hint(struct fake_host *h, void *buf, unsigned int len, bool in)
 {
 	if (in) {
 		struct page *page = virt_to_page(buf);
-		unsigned int i;
 
 		h->nr_hinted++;
 		fake_check_range(h, buf, len);
-		for (i = 0; i < len / PAGE_SIZE; i++)
-			fake_discard_page(page + i);
+		fake_books_lend(page, len / PAGE_SIZE);
+		fake_discard(page, len / PAGE_SIZE);
 		return;
 	}
 	if (len != sizeof(u32))
@@ -377,8 +395,11 @@ static void fake_hint(struct fake_host *h, void *buf, unsigned int len, bool in)
 			virtio32_to_cpu(&h->vdev, *(__virtio32 *)buf);
 }
 
-static void fake_buffer(struct fake_host *h, enum fake_queue kind, void *buf,
-			unsigned int len, bool in)
+typedef void(fake_buffer_fn)(struct fake_host *h, enum fake_queue kind,
+			     void *buf, unsigned int len, bool in);
+
+static void fake_read(struct fake_host *h, enum fake_queue kind, void *buf,
+		      unsigned int len, bool in)
 {
 	switch (kind) {
 	case FAKE_INFLATE:
@@ -401,6 +422,15 @@ static void fake_buffer(struct fake_host *h, enum fake_queue kind, void *buf,
 	}
 }
 
+static void fake_answered(struct fake_host *h, enum fake_queue kind, void *buf,
+			  unsigned int len, bool in)
+{
+	if (kind == FAKE_INFLATE || kind == FAKE_DEFLATE)
+		fake_pfns_answered(h, buf, len);
+	else if (in)
+		fake_books_answer_range(virt_to_page(buf), len / PAGE_SIZE);
+}
+
 static struct vring fake_vring(struct fake_vq *q)
 {
 	struct vring vring;
@@ -409,7 +439,8 @@ static struct vring fake_vring(struct fake_vq *q)
 	return vring;
 }
 
-static void fake_walk_chain(struct fake_host *h, enum fake_queue kind, u16 head)
+static void fake_walk_chain(struct fake_host *h, enum fake_queue kind, u16 head,
+			    fake_buffer_fn *what)
 {
 	struct vring vring = fake_vring(&h->q[kind]);
 	unsigned int nr_descs = 0;
@@ -419,10 +450,10 @@ static void fake_walk_chain(struct fake_host *h, enum fake_queue kind, u16 head)
 		struct vring_desc *desc = &vring.desc[i % vring.num];
 
 		flags = virtio16_to_cpu(&h->vdev, desc->flags);
-		fake_buffer(h, kind,
-			    phys_to_virt(virtio64_to_cpu(&h->vdev, desc->addr)),
-			    virtio32_to_cpu(&h->vdev, desc->len),
-			    flags & VRING_DESC_F_WRITE);
+		what(h, kind,
+		     phys_to_virt(virtio64_to_cpu(&h->vdev, desc->addr)),
+		     virtio32_to_cpu(&h->vdev, desc->len),
+		     flags & VRING_DESC_F_WRITE);
 		i = virtio16_to_cpu(&h->vdev, desc->next);
 		if (++nr_descs > vring.num) {
 			fake_error(h, "a chain without end");
@@ -462,8 +493,11 @@ static bool fake_wants_irq(struct fake_host *h, struct fake_vq *q, u16 old)
 	return vring_need_event(event, new, old);
 }
 
-static void fake_use(struct fake_host *h, struct fake_vq *q, u16 head)
+static void fake_use(struct fake_host *h, enum fake_queue kind, u16 head)
 {
+	struct fake_vq *q = &h->q[kind];
+
+	fake_walk_chain(h, kind, head, fake_answered);
 	fake_put_used(h, q, head);
 	if (h->twice)
 		fake_put_used(h, q, head);
@@ -497,44 +531,69 @@ static u16 fake_next_head(struct fake_host *h, struct fake_vq *q,
 	return virtio16_to_cpu(&h->vdev, vring->avail->ring[i]);
 }
 
-#define FAKE_LOOK 256
+/* Read what is there, as far as the budget goes. */
+static void fake_read_queue(struct fake_host *h, enum fake_queue kind)
+{
+	struct fake_vq *q = &h->q[kind];
+	struct vring vring = fake_vring(q);
 
-/* One look at a queue: collect what is there, then use it in some order. */
+	while (q->budget > 0 && q->next != fake_avail_idx(h, &vring) &&
+	       q->nr_heads < FAKE_LOOK) {
+		u16 head = fake_next_head(h, q, &vring);
+
+		if (q->budget != FAKE_UNLIMITED)
+			q->budget--;
+		fake_walk_chain(h, kind, head, fake_read);
+		if (!fake_keeps(h, kind, head))
+			q->heads[q->nr_heads++] = head;
+	}
+}
+
+/* True if more has come meanwhile. */
+static bool fake_announce(struct fake_host *h, struct fake_vq *q)
+{
+	struct vring vring = fake_vring(q);
+
+	if (!virtio_has_feature(&h->vdev, VIRTIO_RING_F_EVENT_IDX))
+		return false;
+	vring_avail_event(&vring) = cpu_to_virtio16(&h->vdev, q->next);
+	/* Announced before the last look. */
+	smp_mb();
+	return q->budget > 0 && q->nr_heads < FAKE_LOOK &&
+	       q->next != fake_avail_idx(h, &vring);
+}
+
+/* Use what was read, in some order. */
+static void fake_use_queue(struct fake_host *h, enum fake_queue kind)
+{
+	struct fake_vq *q = &h->q[kind];
+	unsigned int i, nr_heads = q->nr_heads;
+
+	for (i = 0; i < nr_heads; i++)
+		fake_use(h, kind, q->heads[h->reverse ? nr_heads - 1 - i : i]);
+	q->nr_heads = 0;
+	if (nr_heads == FAKE_LOOK)
+		fake_kick(h);
+}
+
+/* One look at a queue. */
 static void fake_walk_queue(struct fake_host *h, enum fake_queue kind)
 {
 	struct fake_vq *q = &h->q[kind];
-	static u16 heads[FAKE_LOOK];
-	unsigned int nr_heads = 0, i;
 	struct vring vring;
 	u16 old;
 
 	if (!q->vq || !(h->status & VIRTIO_CONFIG_S_DRIVER_OK))
 		return;
+	fake_books_must_tell(
+		virtio_has_feature(&h->vdev, VIRTIO_BALLOON_F_MUST_TELL_HOST));
 	vring = fake_vring(q);
 	old = virtio16_to_cpu(&h->vdev, vring.used->idx);
-again:
-	while (q->budget > 0 && q->next != fake_avail_idx(h, &vring) &&
-	       nr_heads < FAKE_LOOK) {
-		u16 head = fake_next_head(h, q, &vring);
-
-		if (q->budget != FAKE_UNLIMITED)
-			q->budget--;
-		fake_walk_chain(h, kind, head);
-		if (!fake_keeps(h, kind, head))
-			heads[nr_heads++] = head;
-	}
-	if (virtio_has_feature(&h->vdev, VIRTIO_RING_F_EVENT_IDX)) {
-		vring_avail_event(&vring) = cpu_to_virtio16(&h->vdev, q->next);
-		/* Announced before the last look. */
-		smp_mb();
-		if (q->budget > 0 && nr_heads < FAKE_LOOK &&
-		    q->next != fake_avail_idx(h, &vring))
-			goto again;
-	}
-	for (i = 0; i < nr_heads; i++)
-		fake_use(h, q, heads[h->reverse ? nr_heads - 1 - i : i]);
-	if (nr_heads == FAKE_LOOK)
-		fake_kick(h);
+	do
+		fake_read_queue(h, kind);
+	while (fake_announce(h, q));
+	if (!q->lazy)
+		fake_use_queue(h, kind);
 	if (fake_wants_irq(h, q, old))
 		irq_work_queue(&q->irq);
 }
@@ -577,7 +636,6 @@ struct fake_host *fake_host_create(u64 features)
 	mutex_init(&h->lock);
 	init_waitqueue_head(&h->kick);
 	init_completion(&h->released);
-	xa_init(&h->frames);
 	init_irq_work(&h->config_irq, fake_config_interrupt);
 	for (kind = 0; kind < FAKE_NR_QUEUES; kind++) {
 		h->ring_size[kind] = kind == FAKE_REPORT ? 32 : 128;
@@ -624,7 +682,6 @@ void fake_host_destroy(struct fake_host *h)
 {
 	kthread_stop(h->thread);
 	irq_work_sync(&h->config_irq);
-	xa_destroy(&h->frames);
 	root_device_unregister(h->root);
 	kfree(h);
 }
@@ -659,6 +716,15 @@ void fake_host_set_budget(struct fake_host *h, enum fake_queue kind, int budget)
 	fake_kick(h);
 }
 
+/* A lazy host reads buffers, and does what they say, but does not answer. */
+void fake_host_set_lazy(struct fake_host *h, enum fake_queue kind, bool lazy)
+{
+	mutex_lock(&h->lock);
+	h->q[kind].lazy = lazy;
+	mutex_unlock(&h->lock);
+	fake_kick(h);
+}
+
 void fake_host_silence(struct fake_host *h)
 {
 	unsigned int kind;
@@ -671,8 +737,10 @@ void fake_host_speak(struct fake_host *h)
 {
 	unsigned int kind;
 
-	for (kind = 0; kind < FAKE_NR_QUEUES; kind++)
+	for (kind = 0; kind < FAKE_NR_QUEUES; kind++) {
+		fake_host_set_lazy(h, kind, false);
 		fake_host_set_budget(h, kind, FAKE_UNLIMITED);
+	}
 }
 
 void fake_host_needs_reset(struct fake_host *h)
@@ -686,6 +754,9 @@ void fake_host_pull_out(struct fake_host *h)
 {
 	/* First: one that is only broken would be reset before it is gone. */
 	smp_store_mb(h->gone, true);
+	mutex_lock(&h->lock);
+	fake_forget(h);
+	mutex_unlock(&h->lock);
 	virtio_break_device(&h->vdev);
 }
 

@@ -15,7 +15,6 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 #include <linux/wait.h>
-#include <linux/xarray.h>
 
 enum fake_queue {
 	FAKE_INFLATE,
@@ -29,6 +28,8 @@ enum fake_queue {
 #define FAKE_UNLIMITED INT_MAX
 #define FAKE_NR_TAGS 32
 #define FAKE_NR_CMDS 16
+/* Buffers that it reads at a time. */
+#define FAKE_LOOK 256
 
 /**
  * struct fake_vq - the host's side of one queue
@@ -36,7 +37,10 @@ enum fake_queue {
  * @ring: the memory both share
  * @num: ring size
  * @next: next entry of the avail ring to look at
- * @budget: buffers that the host will still use; 0 is a silent host
+ * @budget: buffers that the host will still read; 0 is a silent host
+ * @lazy: it reads them, but does not use them
+ * @heads: buffers read and not yet used
+ * @nr_heads: entries of @heads
  * @nr_used: buffers used
  * @nr_notified: notifications from the driver
  * @irq: delivers the interrupt in hard interrupt context
@@ -47,6 +51,9 @@ struct fake_vq {
 	unsigned int num;
 	u16 next;
 	int budget;
+	bool lazy;
+	u16 heads[FAKE_LOOK];
+	unsigned int nr_heads;
 	unsigned long nr_used;
 	atomic_t nr_notified;
 	struct irq_work irq;
@@ -79,9 +86,8 @@ struct fake_vq {
  * @kick: wakes @thread
  * @kicked: there is something to look at
  * @config_irq: delivers config interrupts
- * @frames: frames given by PFN and not taken back
- * @nr_frames: their number
  * @nr_range_bytes: bytes given by range or reported, held or not
+ * @nr_reported: pages reported that nobody held
  * @nr_errors: things no correct driver does
  * @error: the first of them
  * @nr_actual_writes: writes of actual
@@ -121,9 +127,8 @@ struct fake_host {
 	atomic_t kicked;
 	struct irq_work config_irq;
 
-	struct xarray frames;
-	unsigned long nr_frames;
 	u64 nr_range_bytes;
+	unsigned long nr_reported;
 	unsigned int nr_errors;
 	const char *error;
 	unsigned int nr_actual_writes;
@@ -150,6 +155,7 @@ void fake_host_set_target(struct fake_host *h, u32 nr_frames);
 void fake_host_config_irq(struct fake_host *h);
 void fake_host_set_budget(struct fake_host *h, enum fake_queue kind,
 			  int budget);
+void fake_host_set_lazy(struct fake_host *h, enum fake_queue kind, bool lazy);
 void fake_host_silence(struct fake_host *h);
 void fake_host_speak(struct fake_host *h);
 void fake_host_needs_reset(struct fake_host *h);

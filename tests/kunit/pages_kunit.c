@@ -6,6 +6,7 @@
 #include <kunit/test.h>
 
 #include "balloon_pages.h"
+#include "fake_books.h"
 
 #define BLOCK_PAGES BIT(VBAL_BLOCK_ORDER)
 #define MAX_PAGES BIT(VBAL_MAX_ORDER)
@@ -14,7 +15,18 @@ struct pages_test {
 	struct vbal_pages vp;
 	struct vbal_blocks blocks;
 	unsigned long total_before;
+	unsigned long own_before;
 };
+
+static int pages_suite_init(struct kunit_suite *suite)
+{
+	return fake_books_open();
+}
+
+static void pages_suite_exit(struct kunit_suite *suite)
+{
+	fake_books_close();
+}
 
 static int pages_test_init(struct kunit *test)
 {
@@ -24,6 +36,7 @@ static int pages_test_init(struct kunit *test)
 		return -ENOMEM;
 	test->priv = t;
 	t->total_before = totalram_pages();
+	t->own_before = fake_books_own_pages();
 	vbal_pages_init(&t->vp, true);
 	vbal_blocks_init(&t->blocks);
 	return 0;
@@ -41,6 +54,7 @@ static void pages_test_exit(struct kunit *test)
 			vbal_pages_free(&t->vp, &t->blocks);
 	KUNIT_EXPECT_EQ(test, vbal_pages_held(&t->vp), 0UL);
 	KUNIT_EXPECT_EQ(test, totalram_pages(), t->total_before);
+	KUNIT_EXPECT_EQ(test, fake_books_own_pages(), t->own_before);
 }
 
 static unsigned long take(struct pages_test *t, unsigned long nr_pages,
@@ -52,9 +66,13 @@ static unsigned long take(struct pages_test *t, unsigned long nr_pages,
 		.min_order = min_order,
 		.max_order = max_order,
 	};
+	unsigned long own_before = fake_books_own_pages(), nr_taken;
 
 	vbal_pages_rewind(&t->vp);
-	return vbal_pages_alloc(&t->vp, &want, &t->blocks);
+	nr_taken = vbal_pages_alloc(&t->vp, &want, &t->blocks);
+	/* Or the books would see no leak either. */
+	WARN_ON(fake_books_own_pages() - own_before != nr_taken);
+	return nr_taken;
 }
 
 static void hold(struct kunit *test, unsigned long nr_pages,
@@ -392,6 +410,8 @@ static struct kunit_case pages_test_cases[] = {
 
 static struct kunit_suite pages_test_suite = {
 	.name = "vballoon_pages",
+	.suite_init = pages_suite_init,
+	.suite_exit = pages_suite_exit,
 	.init = pages_test_init,
 	.exit = pages_test_exit,
 	.test_cases = pages_test_cases,
