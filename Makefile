@@ -35,7 +35,7 @@ demo-overcommit: ## Three guests share less memory than they believe they have
 	scripts/demo-overcommit
 
 .PHONY: test guest-test guest-test-debug kunit host-test check coverage matrix fresh
-test: ## Run all tests; ends with 'N passed, N failed'
+test: ## Run all tests; ends with 'N passed, N failed, N skipped'
 	scripts/setup guest package kunit check host
 	tests/run/test
 

@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
+import vbalcount  # noqa: E402
 from vbalguest import Guest  # noqa: E402
 
 MIB = 1 << 20
@@ -35,14 +36,14 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(skip)
 
 
+def pytest_sessionfinish(session):
+    """A skip that is not allowed is a failure."""
+    vbalcount.end_pytest(session)
+
+
 def pytest_unconfigure(config):
     """End with the line that tests/run/test adds up."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or config.option.collectonly:
-        return
-    passed = len(reporter.stats.get("passed", []))
-    failed = sum(len(reporter.stats.get(kind, [])) for kind in ("failed", "error"))
-    print(f"{passed} passed, {failed} failed")
+    vbalcount.close_pytest(config)
 
 
 def debug_mib(mem_mib):

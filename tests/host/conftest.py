@@ -12,18 +12,20 @@ ROOT = Path(__file__).resolve().parents[2]
 BALLOONCTL = ROOT / "host/balloonctl"
 sys.path[:0] = [str(ROOT / "host"), str(ROOT / "tests/lib")]
 
+import vbalcount  # noqa: E402
+
 MIB = 1 << 20
 RUN_SECONDS = 300
 
 
+def pytest_sessionfinish(session):
+    """A skip that is not allowed is a failure."""
+    vbalcount.end_pytest(session)
+
+
 def pytest_unconfigure(config):
     """End with the line that tests/run/test adds up."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or config.option.collectonly:
-        return
-    passed = len(reporter.stats.get("passed", []))
-    failed = sum(len(reporter.stats.get(kind, [])) for kind in ("failed", "error"))
-    print(f"{passed} passed, {failed} failed")
+    vbalcount.close_pytest(config)
 
 
 class Result:

@@ -25,6 +25,8 @@ OWN_GUEST = {"hostile": "", "life": "", "poison": "page_poison=1"}
 TROUBLE = re.compile(r"WARNING: |BUG: |KASAN|UBSAN: |Oops|general protection fault|"
                      r"Kernel panic|circular locking|lock held|inconsistent lock state|"
                      r"scheduling while atomic|soft lockup|hung_task|blocked for more than|"
+                     r"detected stalls|stall on CPU|page allocation failure|suspicious RCU|"
+                     r"Bad page state|workqueue lockup|SLUB: Unable to allocate|"
                      r"pagealloc: |list_(add|del) corruption|refcount_t: |unreferenced object")
 # A result; those of a case with parameters are indented by four more.
 RESULT = re.compile(r"^(?P<indent> *)(?P<verdict>ok|not ok) \d+ -? ?(?P<name>.*)$")
@@ -37,7 +39,7 @@ class Outcome:
 
     passed: list = field(default_factory=list)
     failed: list = field(default_factory=list)
-    skipped: list = field(default_factory=list)
+    skipped: list = field(default_factory=list)  # of (name, reason)
     trouble: list = field(default_factory=list)
 
     def add(self, other):
@@ -120,14 +122,10 @@ def build(kernel_build, part, make_options=()):
     return tree / "vballoon_kunit.ko"
 
 
-def judge(console, chosen):
-    """Read the KTAP in a console's text; compare with what the sources hold."""
-    outcome = Outcome()
+def results(lines):
+    """Yield path, verdict and reason of each result in a console's KTAP; in order."""
     open_suites = []
-    cases_seen = {name: 0 for name in chosen}
-    lines = console.splitlines()
-    parents = set()
-    for number, line in enumerate(lines):
+    for line in lines:
         subtest = SUBTEST.match(line)
         result = RESULT.match(line)
         if subtest:
@@ -136,26 +134,46 @@ def judge(console, chosen):
             open_suites[depth:] = [subtest["name"]]
         elif result and open_suites:
             depth = len(result["indent"]) // 4
-            name = result["name"].partition(" # SKIP")[0]
-            path = [*open_suites[:depth], name]
-            suite = open_suites[0].removeprefix("vballoon_")
-            if depth == 1 and suite in cases_seen:
-                cases_seen[suite] += 1
-            parents.add(" / ".join(path[:-1]))
-            if "# SKIP" in line:
-                outcome.skipped.append(" / ".join(path))
-            elif result["verdict"] == "ok":
-                outcome.passed.append(" / ".join(path))
-            else:
-                outcome.failed.append(" / ".join(path))
-        elif TROUBLE.search(line):
+            name, skip, reason = result["name"].partition(" # SKIP")
+            verdict = "skip" if skip else result["verdict"]
+            yield (*open_suites[:depth], name.strip()), verdict, reason.strip()
+
+
+def add_results(outcome, lines):
+    """Sort results into those of an outcome; return all paths, those of suites included."""
+    # A case with parameters, or a suite, is the sum of its parts, unless it says otherwise.
+    explained, parents, paths = set(), set(), set()
+    for path, verdict, reason in results(lines):
+        above = {path[:depth] for depth in range(1, len(path))}
+        parents |= above
+        paths.add(path)
+        name = " / ".join(path)
+        if verdict == "skip":
+            outcome.skipped.append((name, reason))
+        elif verdict == "not ok":
+            if path not in explained:
+                outcome.failed.append(name)
+            explained |= above
+        elif path not in parents:
+            outcome.passed.append(name)
+    return paths
+
+
+def judge(console, chosen):
+    """Read the KTAP in a console's text; compare with what the sources hold."""
+    outcome = Outcome()
+    lines = console.splitlines()
+    paths = add_results(outcome, lines)
+    for number, line in enumerate(lines):
+        if TROUBLE.search(line):
             outcome.trouble.append("\n".join(lines[number:number + 25]))
-    # A case with parameters, or a suite, is the sum of its parts.
-    for kind in (outcome.passed, outcome.failed):
-        kind[:] = [path for path in kind if path not in parents]
     for suite, count in chosen.items():
-        if cases_seen[suite] != count:
-            outcome.failed.append(f"vballoon_{suite} ran {cases_seen[suite]} of {count} cases")
+        name = f"vballoon_{suite}"
+        seen = sum(path[0] == name and len(path) == 2 for path in paths)
+        if seen != count:
+            outcome.failed.append(f"{name} ran {seen} of {count} cases")
+        elif (name,) not in paths:
+            outcome.failed.append(f"{name} did not end")
     return outcome
 
 

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a suite's results come to: its closing line, and which skips are allowed."""
+
+import re
+from pathlib import Path
+
+ALLOWED = Path(__file__).resolve().parents[1] / "allowed-skips"
+# As `closing` words it; suites that never skip leave the last number out.
+CLOSING = re.compile(r"^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$")
+
+
+def closing(passed, failed, skipped):
+    """Return the line that every suite ends with."""
+    return f"{passed} passed, {failed} failed, {skipped} skipped"
+
+
+def _pattern(text):
+    return re.compile(".*".join(map(re.escape, text.strip().split("*"))))
+
+
+def allowed_skips(path=ALLOWED):
+    """Return a pattern of names and one of reasons for each line of the list."""
+    lines = [line for line in path.read_text("utf-8").splitlines()
+             if line.strip() and not line.startswith("#")]
+    return [tuple(map(_pattern, line.split(": ", 1))) for line in lines]
+
+
+def forbidden(skips, path=ALLOWED):
+    """Return those of the (name, reason) pairs that the list does not name."""
+    allowed = allowed_skips(path)
+    return [(name, reason) for name, reason in skips
+            if not any(names.fullmatch(name) and reasons.fullmatch(reason)
+                       for names, reasons in allowed)]
+
+
+def _skips(reporter):
+    return [(report.nodeid, str(report.longrepr[2]).removeprefix("Skipped: "))
+            for report in reporter.stats.get("skipped", [])]
+
+
+def end_pytest(session):
+    """Make a skip that is not allowed a failure; for pytest_sessionfinish()."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and forbidden(_skips(reporter)) and not session.exitstatus:
+        session.exitstatus = 1
+
+
+def close_pytest(config):
+    """Print the skips and the closing line; for pytest_unconfigure()."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or config.option.collectonly:
+        return
+    skips = _skips(reporter)
+    wrong = forbidden(skips)
+    for name, reason in skips:
+        print(f"{'skipped, not allowed:' if (name, reason) in wrong else 'skipped:'} "
+              f"{name}: {reason}")
+    failed = sum(len(reporter.stats.get(kind, [])) for kind in ("failed", "error"))
+    print(closing(len(reporter.stats.get("passed", [])), failed + len(wrong),
+                  len(skips) - len(wrong)))
