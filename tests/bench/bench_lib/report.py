@@ -122,15 +122,6 @@ def _by_cpu(results, driver, key):
     return f" (in CPU time {_number(1 / value)} x)" if value else ""
 
 
-def _why_not(words):
-    """Say why a target that is not met cannot be, or what to look at."""
-    if words.startswith("pfn") and "in-tree (" in words:
-        return "; a host call per 4 KiB is the floor, see docs/performance.md"
-    if "slower" in words:
-        return "; look at CPU ms/GiB above: the machine may have been busy"
-    return ""
-
-
 def _targets(row, results):
     """Yield (words, value, met) for each target that applies to a row."""
     best_ratio = 50 if row.init_on_alloc else 40
@@ -171,8 +162,7 @@ def print_verdicts(found):
     """Print one line per target."""
     print("\nTargets")
     for row, words, value, met in found:
-        print(f"  {'met    ' if met else 'NOT MET'}  {row:14} {words}: {_number(value)}"
-              f"{'' if met else _why_not(words)}")
+        print(f"  {'met    ' if met else 'NOT MET'}  {row:14} {words}: {_number(value)}")
     print(f"  {sum(met for *_, met in found)} of {len(found)} met")
 
 
