@@ -363,9 +363,10 @@ static struct vbal_dev *vbal_dev_alloc(struct virtio_device *vdev)
 	INIT_DELAYED_WORK(&vb->recover_work, vbal_recover_work_fn);
 	vb->reboot_nb.notifier_call = vbal_reboot_notify;
 	vbal_wire_init(&vb->wire, vdev, vbal_broke);
-	ret = vbal_create_workqueues(vb);
+	/* First: vbal_dev_free() undoes it whatever became of it. */
+	ret = vbal_size_alloc(&vb->size, &vb->wire);
 	if (!ret)
-		ret = vbal_size_alloc(&vb->size, &vb->wire);
+		ret = vbal_create_workqueues(vb);
 	if (!ret)
 		ret = vbal_report_alloc(&vb->report, &vb->wire);
 	if (ret) {
