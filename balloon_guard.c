@@ -420,6 +420,9 @@ static void vbal_guard_sum_events(struct vbal_signals *s)
 	for_each_online_cpu(cpu) {
 		state = &per_cpu(vm_event_states, cpu);
 		s->swapped_out += READ_ONCE(state->event[PSWPOUT]);
+#ifdef CONFIG_ZSWAP
+		s->swapped_out += READ_ONCE(state->event[ZSWPOUT]);
+#endif
 		for (zid = 0; zid <= ZONE_MOVABLE; zid++)
 			s->alloc_stalls += READ_ONCE(state->event[stall + zid]);
 	}
@@ -554,19 +557,25 @@ static void vbal_guard_refuse(struct vbal_verdict *v, enum vbal_state state,
 	v->retry_ms = clamp_t(u64, retry_ms, 1, VBAL_FLOOR_RETRY_MS);
 }
 
-/* Is inflation on hold, because of pressure or of something given back? */
+/* Is inflation on hold because something was given back? */
+static bool vbal_guard_settling(const struct vbal_guard *g, u64 now_ms,
+				struct vbal_verdict *v)
+{
+	u64 settle_until_ms = atomic64_read(&g->settle_until_ms);
+
+	if (now_ms >= settle_until_ms)
+		return false;
+	vbal_guard_refuse(v, VBAL_STATE_HELD_BY_PRESSURE,
+			  "memory was given back a moment ago",
+			  settle_until_ms - now_ms);
+	return true;
+}
+
+/* Is inflation on hold because of pressure? */
 static bool vbal_guard_on_hold(const struct vbal_guard *g,
 			       const struct vbal_signals *s,
 			       struct vbal_verdict *v)
 {
-	u64 settle_until_ms = atomic64_read(&g->settle_until_ms);
-
-	if (s->now_ms < settle_until_ms) {
-		vbal_guard_refuse(v, VBAL_STATE_HELD_BY_PRESSURE,
-				  "memory was given back a moment ago",
-				  settle_until_ms - s->now_ms);
-		return true;
-	}
 	if (s->now_ms < g->hold_until_ms && vbal_guard_is_tight(g, s)) {
 		vbal_guard_refuse(v, VBAL_STATE_HELD_BY_PRESSURE,
 				  vbal_pressure_names[g->pressure],
@@ -674,11 +683,13 @@ void vbal_guard_ask(struct vbal_guard *g, const struct vbal_signals *s,
 
 	*v = (struct vbal_verdict){ .state = VBAL_STATE_INFLATING };
 	if (READ_ONCE(g->policy) == VBAL_GUARD_SQUEEZE) {
-		v->grant_pages = want_pages;
+		/* What kept the OOM killer away is not taken again at once. */
+		if (!vbal_guard_settling(g, s->now_ms, v))
+			v->grant_pages = want_pages;
 		return;
 	}
 	vbal_guard_notice(g, s);
-	if (vbal_guard_on_hold(g, s, v))
+	if (vbal_guard_settling(g, s->now_ms, v) || vbal_guard_on_hold(g, s, v))
 		return;
 	room = vbal_guard_room(g, s, &limit);
 	if (!vbal_guard_enough(room, want_pages)) {

@@ -858,7 +858,6 @@ static void squeeze_obeys_the_host(struct kunit *test)
 	struct guard_test *t = test->priv;
 
 	vbal_guard_set_policy(&t->g, "squeeze");
-	vbal_guard_oom_done(&t->g, MIB(16), t->s.now_ms);
 	t->s.held_pages = RAM - 10;
 	set_tight(t);
 	set_free(t, 0);
@@ -866,6 +865,18 @@ static void squeeze_obeys_the_host(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, ask(t, RAM), RAM);
 	KUNIT_EXPECT_FALSE(test, t->v.reclaim);
 	KUNIT_EXPECT_EQ(test, watch(t), 0);
+}
+
+static void squeeze_waits_after_oom(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	vbal_guard_set_policy(&t->g, "squeeze");
+	vbal_guard_oom_done(&t->g, MIB(16), t->s.now_ms);
+	KUNIT_EXPECT_EQ(test, ask(t, MIB(10)), 0);
+	KUNIT_EXPECT_EQ(test, t->v.state, VBAL_STATE_HELD_BY_PRESSURE);
+	t->s.now_ms += 5000;
+	KUNIT_EXPECT_EQ(test, ask(t, MIB(10)), MIB(10));
 }
 
 static void squeeze_can_be_left_at_once(struct kunit *test)
@@ -1025,6 +1036,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(oom_step_of_a_small_guest),
 	KUNIT_CASE(oom_holds_inflation_off),
 	KUNIT_CASE(squeeze_obeys_the_host),
+	KUNIT_CASE(squeeze_waits_after_oom),
 	KUNIT_CASE(squeeze_can_be_left_at_once),
 	KUNIT_CASE(balloon_comes_to_rest_at_the_reserve),
 	KUNIT_CASE(balloon_does_not_fight_a_new_process),
