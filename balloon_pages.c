@@ -124,25 +124,31 @@ void vbal_pages_rewind(struct vbal_pages *vp)
 	vp->top_order = VBAL_MAX_ORDER;
 }
 
+/* Without the core's help nothing of ours may stand where all has to move. */
+static gfp_t vbal_pages_gfp_zone(void)
+{
+	return VBAL_PAGES_CAN_MOVE ? __GFP_HIGHMEM | __GFP_MOVABLE : 0;
+}
+
 /**
- * vbal_pages_gfp_block() - how to ask for blocks that cannot be moved
+ * vbal_pages_gfp_block() - how to ask for whole blocks
  *
- * From free memory only: no reclaim, no compaction, no kswapd. Movable without
- * highmem takes whole movable pageblocks and leaves their type alone, but never
- * reaches ZONE_MOVABLE, whose promise a held block would break.
+ * From free memory only: no reclaim, no compaction, no kswapd. Movable, since
+ * whatever is held can make way: so ZONE_MOVABLE and highmem come first, and
+ * the memory that the kernel itself needs comes last.
  *
  * Return: gfp flags for orders from VBAL_BLOCK_ORDER up.
  */
 gfp_t vbal_pages_gfp_block(void)
 {
-	return __GFP_MOVABLE | __GFP_NOWARN | __GFP_NORETRY | __GFP_NOMEMALLOC |
-	       vbal_gfp_uncleared;
+	return vbal_pages_gfp_zone() | __GFP_NOWARN | __GFP_NORETRY |
+	       __GFP_NOMEMALLOC | vbal_gfp_uncleared;
 }
 
 static gfp_t vbal_pages_gfp(const struct vbal_want *want, unsigned int order)
 {
-	gfp_t gfp = GFP_HIGHUSER_MOVABLE | __GFP_NOWARN | __GFP_NORETRY |
-		    __GFP_NOMEMALLOC | vbal_gfp_uncleared;
+	gfp_t gfp = GFP_USER | vbal_pages_gfp_zone() | __GFP_NOWARN |
+		    __GFP_NORETRY | __GFP_NOMEMALLOC | vbal_gfp_uncleared;
 
 	if (order >= VBAL_BLOCK_ORDER)
 		return vbal_pages_gfp_block();

@@ -378,13 +378,13 @@ static void choose_takes_singles_before_splitting(struct kunit *test)
 			(int)VBAL_MODE_RANGE);
 }
 
-static void gfp_block_neither_reclaims_nor_pins_zone_movable(struct kunit *test)
+static void gfp_block_takes_movable_memory_without_reclaim(struct kunit *test)
 {
 	gfp_t gfp = vbal_pages_gfp_block();
 
 	KUNIT_EXPECT_FALSE(test, gfp & __GFP_RECLAIM);
-	KUNIT_EXPECT_FALSE(test, gfp & __GFP_HIGHMEM);
-	KUNIT_EXPECT_TRUE(test, gfp & __GFP_MOVABLE);
+	KUNIT_EXPECT_EQ(test, !!(gfp & __GFP_HIGHMEM), VBAL_PAGES_CAN_MOVE);
+	KUNIT_EXPECT_EQ(test, !!(gfp & __GFP_MOVABLE), VBAL_PAGES_CAN_MOVE);
 	KUNIT_EXPECT_TRUE(test, gfp & __GFP_NOWARN);
 }
 
@@ -404,7 +404,7 @@ static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(offlining_leaves_nothing_whole),
 	KUNIT_CASE(choose_takes_ranges_before_pfns),
 	KUNIT_CASE(choose_takes_singles_before_splitting),
-	KUNIT_CASE(gfp_block_neither_reclaims_nor_pins_zone_movable),
+	KUNIT_CASE(gfp_block_takes_movable_memory_without_reclaim),
 	{}
 };
 
