@@ -196,9 +196,9 @@ int __must_check vbal_vq_add_out(struct vbal_vq *q, struct scatterlist *sg,
 				 unsigned int nents, struct vbal_token *token);
 int __must_check vbal_vq_add_in(struct vbal_vq *q, struct scatterlist *sg,
 				unsigned int nents, struct vbal_token *token);
-int __must_check vbal_vq_add_out_pair(
-	struct vbal_vq *q1, struct scatterlist *sg1, struct vbal_token *token1,
-	struct vbal_vq *q2, struct scatterlist *sg2, struct vbal_token *token2);
+int vbal_vq_add_out_pair(struct vbal_vq *q1, struct scatterlist *sg1,
+			 struct vbal_token *token1, struct vbal_vq *q2,
+			 struct scatterlist *sg2, struct vbal_token *token2);
 void vbal_vq_notify(struct vbal_vq *q);
 void vbal_vq_reap(struct vbal_vq *q);
 int __must_check vbal_vq_wait(struct vbal_vq *q, vbal_vq_cond *cond, void *arg);

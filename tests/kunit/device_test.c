@@ -113,10 +113,10 @@ void test_expect_books(struct kunit *test)
 {
 	struct device_test *t = test->priv;
 	struct vbal_dev *vb = vbal_dev_of(&t->h->vdev);
+	bool agree = fake_wait(books_agree(vb));
 
 	KUNIT_EXPECT_TRUE_MSG(
-		test, fake_wait(books_agree(vb)),
-		"held: %lu; by the books %lu by PFN, %lu by range",
+		test, agree, "held: %lu; by the books %lu by PFN, %lu by range",
 		vbal_pages_held(&vb->size.pages), fake_books_count(BOOKS_PFN),
 		fake_books_count(BOOKS_RANGE));
 	KUNIT_EXPECT_TRUE_MSG(test, fake_wait(reports_agree(t, vb)),
@@ -137,6 +137,7 @@ void test_expect_no_leak(struct kunit *test, unsigned long own_before)
 /* Has who waits for this queue looked at it, and gone to sleep again? */
 bool test_sleeps(struct vbal_vq *q)
 {
+	struct task_struct *task = NULL;
 	struct wait_queue_entry *entry;
 	bool sleeps = false;
 
@@ -145,8 +146,9 @@ bool test_sleeps(struct vbal_vq *q)
 					 entry);
 	/* Off the CPU's list only after the look that its state announced. */
 	if (entry)
-		sleeps = !READ_ONCE(
-			((struct task_struct *)entry->private)->on_rq);
+		task = entry->private;
+	if (task)
+		sleeps = !READ_ONCE(task->on_rq);
 	spin_unlock_irq(&q->wait.lock);
 	return sleeps;
 }
