@@ -579,14 +579,15 @@ static void fake_use_queue(struct fake_host *h, enum fake_queue kind)
 /* One look at a queue. */
 static void fake_walk_queue(struct fake_host *h, enum fake_queue kind)
 {
-	bool tell =
-		virtio_has_feature(&h->vdev, VIRTIO_BALLOON_F_MUST_TELL_HOST);
 	struct fake_vq *q = &h->q[kind];
+	bool tell;
 	struct vring vring;
 	u16 old;
 
 	if (!q->vq || !(h->status & VIRTIO_CONFIG_S_DRIVER_OK))
 		return;
+	/* Not before: the core asks the driver for its features. */
+	tell = virtio_has_feature(&h->vdev, VIRTIO_BALLOON_F_MUST_TELL_HOST);
 	fake_books_must_tell(tell);
 	vring = fake_vring(q);
 	old = virtio16_to_cpu(&h->vdev, vring.used->idx);
