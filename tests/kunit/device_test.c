@@ -115,10 +115,10 @@ void test_expect_books(struct kunit *test)
 	struct vbal_dev *vb = vbal_dev_of(&t->h->vdev);
 	bool agree = fake_wait(books_agree(vb));
 
-	KUNIT_EXPECT_TRUE_MSG(
-		test, agree, "held: %lu; by the books %lu by PFN, %lu by range",
-		vbal_pages_held(&vb->size.pages), fake_books_count(BOOKS_PFN),
-		fake_books_count(BOOKS_RANGE));
+	KUNIT_EXPECT_TRUE_MSG(test, agree, "held: %lu; by the books %lu, %lu",
+			      vbal_pages_held(&vb->size.pages),
+			      fake_books_count(BOOKS_PFN),
+			      fake_books_count(BOOKS_RANGE));
 	KUNIT_EXPECT_TRUE_MSG(test, fake_wait(reports_agree(t, vb)),
 			      "reported: %lu; by the books %lu",
 			      vb->report.nr_pages, t->h->nr_reported);
