@@ -270,17 +270,29 @@ static void vbal_block_count(struct page *page, long nr_pages)
 	vbal_mod_balloon_pages(page, nr_pages);
 }
 
-static void vbal_bag_put_block(struct vbal_pages *vp, struct vbal_bag *bag,
+/*
+ * Asked under the lock: a block that is late would stay whole behind the back of
+ * vbal_pages_set_offlining(), and the kernel gives up on memory that has one.
+ */
+static bool vbal_bag_put_block(struct vbal_pages *vp, struct vbal_bag *bag,
 			       struct page *page, unsigned int order)
 {
 	unsigned long flags;
+	bool whole;
 
 	vbal_block_set_offline(page, order);
-	vbal_block_count(page, 1L << order);
 	spin_lock_irqsave(&vp->lock, flags);
-	list_add(&page->lru, &bag->blocks[order]);
-	bag->nr_blocks[order]++;
+	whole = !vp->offlining;
+	if (whole) {
+		list_add(&page->lru, &bag->blocks[order]);
+		bag->nr_blocks[order]++;
+	}
 	spin_unlock_irqrestore(&vp->lock, flags);
+	if (whole)
+		vbal_block_count(page, 1L << order);
+	else
+		vbal_block_clear_offline(page, order);
+	return whole;
 }
 
 static struct page *vbal_bag_pop(struct vbal_pages *vp, struct vbal_bag *bag,
@@ -336,11 +348,9 @@ static void vbal_bag_put_singles(struct vbal_bag *bag, struct page *page,
 }
 
 /* Whole only where nobody asks for the place before the balloon has rested. */
-static bool vbal_pages_may_stay_whole(struct vbal_pages *vp, struct page *page,
-				      unsigned int order)
+static bool vbal_block_may_stay_whole(struct page *page, unsigned int order)
 {
-	return order >= VBAL_BLOCK_ORDER && !READ_ONCE(vp->offlining) &&
-	       !vbal_zone_has_cma(page_zone(page));
+	return order >= VBAL_BLOCK_ORDER && !vbal_zone_has_cma(page_zone(page));
 }
 
 static void vbal_bag_put_all(struct vbal_pages *vp, struct vbal_blocks *in,
@@ -353,9 +363,8 @@ static void vbal_bag_put_all(struct vbal_pages *vp, struct vbal_blocks *in,
 		unsigned int order = vbal_block_order(page);
 
 		list_del(&page->lru);
-		if (vbal_pages_may_stay_whole(vp, page, order))
-			vbal_bag_put_block(vp, bag, page, order);
-		else
+		if (!vbal_block_may_stay_whole(page, order) ||
+		    !vbal_bag_put_block(vp, bag, page, order))
 			vbal_bag_put_singles(bag, page, order);
 	}
 	vbal_blocks_init(in);
@@ -517,7 +526,11 @@ unsigned long vbal_pages_settle(struct vbal_pages *vp, unsigned long nr_pages)
  */
 void vbal_pages_set_offlining(struct vbal_pages *vp, bool on)
 {
-	WRITE_ONCE(vp->offlining, on);
+	unsigned long flags;
+
+	spin_lock_irqsave(&vp->lock, flags);
+	vp->offlining = on;
+	spin_unlock_irqrestore(&vp->lock, flags);
 	if (on)
 		vbal_pages_settle(vp, ULONG_MAX);
 }

@@ -69,15 +69,16 @@ struct vbal_bag {
 /**
  * struct vbal_pages - the balloon's pages
  * @bag: what is held, by mode
- * @lock: protects the block lists and counts; taken in the size worker and in
- *	the OOM notifier, never across an allocation or the host
+ * @lock: protects the block lists, their counts and @offlining; taken in the
+ *	size worker, the OOM and the memory notifier, never across an allocation
+ *	or the host
  * @nr_held: pages in all bags. Read anywhere, changed by hold and free
  * @migrate: exchanges a held page for another at the host; both are locked.
  *	0, or -EAGAIN: not now, or not without waiting. Constant
  * @migrate_arg: for @migrate
  * @adjust_managed: ballooned pages leave MemTotal (DEFLATE_ON_OOM not
  *	negotiated); constant after probe
- * @offlining: memory is going offline: nothing stays whole. READ_ONCE
+ * @offlining: memory is going offline: nothing stays whole; under @lock
  * @top_order: largest order that the last allocation could get; size worker
  * @nr_given: pages ever held, for statistics
  * @nr_taken: pages ever given back to the guest, for statistics
