@@ -25,8 +25,8 @@
 /* A balloon that has not moved for so long lets its pages move. */
 #define VBAL_SETTLE_MS 1000
 #define VBAL_SETTLE_STEP_PAGES (SZ_64M >> PAGE_SHIFT)
-/* With MUST_TELL_HOST the OOM notifier waits for the host, but not long. */
-#define VBAL_OOM_WAIT_MS 100
+/* So long the OOM notifier waits for the host, or for whoever has the pages. */
+#define VBAL_OOM_WAIT_MS 1000
 #define VBAL_OOM_PRIORITY 80
 
 /**
@@ -611,9 +611,10 @@ static void vbal_size_work_fn(struct work_struct *work)
 
 /*
  * The last line before the OOM killer, where DEFLATE_ON_OOM was negotiated.
- * Allocates nothing. With MUST_TELL_HOST pages that travelled as PFNs are free
- * only when the host has answered: for that it waits a moment, and leaves the
- * rest to the size worker.
+ * Allocates nothing. Who comes here has nothing better to do than to wait: but
+ * for a second in all, then the rest is left to the size worker. With
+ * MUST_TELL_HOST pages that travelled as PFNs are free only when the host has
+ * answered.
  */
 static bool vbal_oom_wait(struct vbal_size *size, unsigned long end)
 {
@@ -667,9 +668,8 @@ static unsigned long vbal_oom_free(struct vbal_size *size, enum vbal_mode mode,
 }
 
 static unsigned long vbal_oom_deflate(struct vbal_size *size,
-				      unsigned long nr_pages)
+				      unsigned long nr_pages, unsigned long end)
 {
-	unsigned long end = jiffies + msecs_to_jiffies(VBAL_OOM_WAIT_MS);
 	bool dead = vbal_life_is_over(&size->wire->life);
 	unsigned long nr_freed = 0;
 
@@ -707,18 +707,34 @@ static bool vbal_oom_may_give(struct vbal_size *size)
 	return state == VBAL_LIFE_UP || state == VBAL_LIFE_DEAD;
 }
 
+/*
+ * The size worker may be picking pages, and of a page that has just moved it
+ * cannot be said whose it is: both are over in a moment.
+ */
+static bool vbal_oom_stop_moves(struct vbal_size *size, unsigned long end)
+{
+	for (;;) {
+		if (mutex_trylock(&size->move.lock)) {
+			if (vbal_move_done(&size->move))
+				return true;
+			mutex_unlock(&size->move.lock);
+		}
+		if (time_after(jiffies, end))
+			return false;
+		schedule_timeout_idle(1);
+	}
+}
+
 static unsigned long vbal_oom_relieve(struct vbal_size *size, u64 now_ms)
 {
+	unsigned long end = jiffies + msecs_to_jiffies(VBAL_OOM_WAIT_MS);
 	unsigned long nr_pages = 0;
 
 	if (!mutex_trylock(&size->oom_lock))
 		return 0;
-	/* A migration under way has the page of which it cannot be said whose. */
-	if (vbal_oom_may_give(size) && mutex_trylock(&size->move.lock)) {
-		if (vbal_move_done(&size->move))
-			nr_pages = vbal_oom_deflate(
-				size,
-				vbal_guard_oom_step(&size->guard, now_ms));
+	if (vbal_oom_may_give(size) && vbal_oom_stop_moves(size, end)) {
+		nr_pages = vbal_oom_deflate(
+			size, vbal_guard_oom_step(&size->guard, now_ms), end);
 		mutex_unlock(&size->move.lock);
 	}
 	mutex_unlock(&size->oom_lock);
@@ -729,13 +745,16 @@ static int vbal_oom_notify(struct notifier_block *nb, unsigned long unused,
 			   void *param)
 {
 	struct vbal_size *size = container_of(nb, struct vbal_size, oom_nb);
+	unsigned long held = vbal_pages_held(&size->pages), left, nr_pages;
 	unsigned long *freed = param;
 	u64 now_ms = vbal_now_ms();
-	unsigned long nr_pages = vbal_oom_relieve(size, now_ms);
 
+	nr_pages = vbal_oom_relieve(size, now_ms);
 	vbal_guard_oom_done(&size->guard, nr_pages, now_ms);
 	trace_vbal_oom(size->debug.virtio, nr_pages);
-	*freed += nr_pages;
+	/* What the size worker has freed meanwhile helps just as well. */
+	left = vbal_pages_held(&size->pages);
+	*freed += left < held ? max(nr_pages, held - left) : nr_pages;
 	vbal_size_wake(size);
 	return NOTIFY_OK;
 }

@@ -424,6 +424,89 @@ static void migration_waits_for_deflated_pages(struct kunit *test)
 	test_resize_to(test, 3);
 }
 
+struct oom_task {
+	struct work_struct work;
+	struct vbal_dev *vb;
+	unsigned long freed;
+};
+
+static void oom_task_fn(struct work_struct *work)
+{
+	struct oom_task *task = container_of(work, struct oom_task, work);
+
+	vbal_oom_notify(&task->vb->size.oom_nb, 0, &task->freed);
+}
+
+/* Somebody who is out of memory, and has to wait for what the test has done. */
+static void oom_begin(struct kunit *test, struct oom_task *task,
+		      struct vbal_dev *vb)
+{
+	task->vb = vb;
+	task->freed = 0;
+	INIT_WORK_ONSTACK(&task->work, oom_task_fn);
+	queue_work(system_long_wq, &task->work);
+	KUNIT_EXPECT_TRUE(test, fake_wait(mutex_is_locked(&vb->size.oom_lock)));
+}
+
+static unsigned long oom_end(struct oom_task *task)
+{
+	flush_work(&task->work);
+	destroy_work_on_stack(&task->work);
+	return task->freed;
+}
+
+/* The size worker may be choosing pages at this moment. */
+static void oom_waits_for_who_picks_pages(struct kunit *test)
+{
+	struct vbal_dev *vb;
+	struct oom_task task;
+
+	test_host(test, RANGE);
+	vb = test_plug_bound(test);
+	test_resize_to(test, FRAMES_64M);
+	mutex_lock(&vb->size.move.lock);
+	oom_begin(test, &task, vb);
+	mutex_unlock(&vb->size.move.lock);
+	KUNIT_EXPECT_GT(test, oom_end(&task), 0UL);
+}
+
+/* A page that compaction has moved in is the host's only once it says so. */
+static void oom_waits_for_a_page_that_moves(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN | F(DEFLATE_ON_OOM));
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct page *newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
+	struct oom_task task;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, newpage);
+	test_resize_to(test, 15);
+	fake_host_set_budget(h, FAKE_INFLATE, 0);
+	KUNIT_EXPECT_EQ(test, exchange(vb, VBAL_MODE_PFN, newpage), 0);
+	put_page(newpage);
+	oom_begin(test, &task, vb);
+	fake_host_speak(h);
+	KUNIT_EXPECT_EQ(test, oom_end(&task), 15UL);
+}
+
+/* What the size worker frees meanwhile keeps the OOM killer away as well. */
+static void oom_counts_what_others_free(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, RANGE);
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct oom_task task;
+
+	test_resize_to(test, FRAMES_2M);
+	mutex_lock(&vb->size.move.lock);
+	oom_begin(test, &task, vb);
+	KUNIT_EXPECT_EQ(test,
+			vbal_oom_free(&vb->size, VBAL_MODE_RANGE, FRAMES_2M),
+			(unsigned long)FRAMES_2M);
+	mutex_unlock(&vb->size.move.lock);
+	KUNIT_EXPECT_EQ(test, oom_end(&task), (unsigned long)FRAMES_2M);
+	KUNIT_EXPECT_EQ(test, vb->size.guard.nr_oom_pages, 0UL);
+	fake_host_set_target(h, 0);
+}
+
 static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE_PARAM(worker_inflates_and_deflates_exactly, size_gen_params),
 	KUNIT_CASE(worker_keeps_memtotal_with_deflate_on_oom),
@@ -441,6 +524,9 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(oom_leaves_what_is_on_its_way),
 	KUNIT_CASE(oom_by_pfn_tells_the_host),
 	KUNIT_CASE(oom_with_must_tell_host_and_silence),
+	KUNIT_CASE(oom_waits_for_who_picks_pages),
+	KUNIT_CASE(oom_waits_for_a_page_that_moves),
+	KUNIT_CASE(oom_counts_what_others_free),
 	KUNIT_CASE(freeze_and_restore_come_back_to_the_target),
 	KUNIT_CASE(relieve_gives_back_below_the_target),
 	KUNIT_CASE(reboot_resets_the_device),
