@@ -445,7 +445,8 @@ static int vbal_report_send(struct vbal_report *r, struct scatterlist *sg,
 	batch->id = VBAL_VQ_REPORT;
 	batch->mode = VBAL_MODE_RANGE;
 	while (nents) {
-		unsigned int i, nr = min(nents, r->wire->max_ranges);
+		unsigned int nr = vbal_wire_fit(r->wire, sg, nents);
+		unsigned int i;
 		int ret;
 
 		if (!nr)

@@ -646,18 +646,45 @@ int vbal_vq_wait_bounded(struct vbal_vq *q, vbal_vq_cond *cond, void *arg)
 void vbal_wire_room(struct vbal_wire *wire, const struct vbal_batch *batch,
 		    enum vbal_mode mode, struct vbal_want *want)
 {
-	unsigned long max_pages =
-		batch->max_bufs * VBAL_PFNS_PER_BUF / VBAL_FRAMES_PER_PAGE;
+	unsigned long max_pages;
 
 	want->max_order = VBAL_MAX_ORDER;
 	if (mode == VBAL_MODE_RANGE) {
 		want->min_order = VBAL_RANGE_MIN_ORDER;
 		want->max_blocks = wire->max_ranges;
-		return;
+		max_pages = VBAL_CHAIN_MAX_BYTES >> PAGE_SHIFT;
+	} else {
+		want->min_order = 0;
+		want->max_blocks = UINT_MAX;
+		max_pages = batch->max_bufs * VBAL_PFNS_PER_BUF /
+			    VBAL_FRAMES_PER_PAGE;
 	}
-	want->min_order = 0;
-	want->max_blocks = UINT_MAX;
 	want->nr_pages = min(want->nr_pages, max_pages);
+}
+
+/**
+ * vbal_wire_fit() - how many ranges fit into one batch
+ * @wire: the wire
+ * @sg: ranges, ended
+ * @nents: so many
+ *
+ * Context: Any.
+ * Return: entries from @sg on; 0 only if @nents is, or no range can travel.
+ */
+unsigned int vbal_wire_fit(const struct vbal_wire *wire, struct scatterlist *sg,
+			   unsigned int nents)
+{
+	unsigned int nr = 0;
+	u64 nr_bytes = 0;
+
+	while (nr < min(nents, wire->max_ranges)) {
+		nr_bytes += sg->length;
+		if (nr && nr_bytes > VBAL_CHAIN_MAX_BYTES)
+			break;
+		nr++;
+		sg = sg_next(sg);
+	}
+	return nr;
 }
 
 static int vbal_batch_add_pfns(struct vbal_wire *wire, struct vbal_batch *batch,

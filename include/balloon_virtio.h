@@ -29,6 +29,8 @@
 #define VBAL_BUFS_IN_FLIGHT (VBAL_BUFS_PER_BATCH * VBAL_NR_BATCHES)
 /* Shorter ranges gain nothing over PFNs: as many pages to a request. */
 #define VBAL_RANGE_MIN_ORDER 3
+/* What one chain may name (virtio 1.2, 2.7.5.2); blocks of 64 KiB pages are large. */
+#define VBAL_CHAIN_MAX_BYTES ((unsigned long)U32_MAX)
 
 /**
  * enum vbal_vq_id - the device's queues, in its order (virtio 1.2, 5.5.2)
@@ -174,6 +176,8 @@ bool vbal_wire_gone(struct vbal_wire *wire);
 bool vbal_wire_is_broken(struct vbal_wire *wire);
 bool vbal_wire_usable(struct vbal_wire *wire, enum vbal_vq_id id);
 
+unsigned int vbal_wire_fit(const struct vbal_wire *wire, struct scatterlist *sg,
+			   unsigned int nents);
 void vbal_wire_room(struct vbal_wire *wire, const struct vbal_batch *batch,
 		    enum vbal_mode mode, struct vbal_want *want);
 bool vbal_wire_ranges_usable(struct vbal_wire *wire);

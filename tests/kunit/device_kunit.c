@@ -694,7 +694,39 @@ static void wire_never_accepts_unknown_bits(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, h->vdev.features & GENMASK_ULL(23, 6), 0ULL);
 }
 
+static void wire_room_keeps_chains_short(struct kunit *test)
+{
+	struct vbal_want want = { .nr_pages = ULONG_MAX };
+	struct vbal_dev *vb;
+
+	test_host(test, RANGE);
+	vb = test_plug_bound(test);
+	vbal_wire_room(&vb->wire, vb->size.oom_batch, VBAL_MODE_RANGE, &want);
+	KUNIT_EXPECT_LT(test, (u64)want.nr_pages << PAGE_SHIFT, 1ULL << 32);
+	KUNIT_EXPECT_GT(test, (u64)want.nr_pages << PAGE_SHIFT, 1ULL << 31);
+}
+
+/* With pages of 64 KiB eight blocks are 4 GiB, which is one byte too many. */
+static void wire_fit_keeps_chains_short(struct kunit *test)
+{
+	struct vbal_wire wire = { .max_ranges = 32 };
+	struct scatterlist sg[10];
+	unsigned int i;
+
+	sg_init_table(sg, ARRAY_SIZE(sg));
+	for (i = 0; i < ARRAY_SIZE(sg); i++)
+		sg[i].length = SZ_512M;
+	KUNIT_EXPECT_EQ(test, vbal_wire_fit(&wire, sg, 10), 7U);
+	KUNIT_EXPECT_EQ(test, vbal_wire_fit(&wire, sg + 7, 3), 3U);
+	wire.max_ranges = 2;
+	KUNIT_EXPECT_EQ(test, vbal_wire_fit(&wire, sg, 10), 2U);
+	wire.max_ranges = 0;
+	KUNIT_EXPECT_EQ(test, vbal_wire_fit(&wire, sg, 10), 0U);
+}
+
 static struct kunit_case wire_test_cases[] = {
+	KUNIT_CASE(wire_room_keeps_chains_short),
+	KUNIT_CASE(wire_fit_keeps_chains_short),
 	KUNIT_CASE_PARAM(wire_fits_any_ring, ring_gen_params),
 	KUNIT_CASE(wire_ignores_used_lengths),
 	KUNIT_CASE(wire_takes_answers_out_of_order),
