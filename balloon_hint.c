@@ -14,7 +14,7 @@
  * a block at any time until it has used the block's buffer, whatever it said
  * meanwhile: so each buffer has a slot that keeps its block until then. Used
  * blocks wait for DONE, because giving them back makes the host copy them; only
- * memory pressure frees them earlier.
+ * memory pressure, and memory that goes offline, free them earlier.
  *
  * The work never sleeps for the host. What it has to leave undone, because the
  * ring is full or the last command is still on its way, it does when the
@@ -24,6 +24,7 @@
 
 #include <linux/gfp.h>
 #include <linux/ktime.h>
+#include <linux/memory.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 
@@ -115,7 +116,7 @@ static unsigned long vbal_hint_spare_pages(struct vbal_hint *h)
 	unsigned long reserve = READ_ONCE(h->size->guard.reserve_pages);
 	struct vbal_signals s;
 
-	if (READ_ONCE(h->shrunk))
+	if (READ_ONCE(h->shrunk) || READ_ONCE(h->offlining))
 		return 0;
 	vbal_guard_sample(&s, vbal_pages_held(&h->size->pages),
 			  !h->size->pages.adjust_managed);
@@ -128,7 +129,7 @@ static unsigned long vbal_hint_spare_pages(struct vbal_hint *h)
 
 /*
  * Largest orders first; what has run out is not asked for again in this round.
- * ZONE_MOVABLE is fine here: the block goes back after the host's migration.
+ * ZONE_MOVABLE is fine here: the block goes back when memory goes offline.
  */
 static struct page *vbal_hint_alloc(struct vbal_hint *h, unsigned long spare)
 {
@@ -282,7 +283,7 @@ static void vbal_hint_work(struct work_struct *work)
 	vbal_vq_reap(vbal_hint_vq(h));
 	vbal_hint_collect(h);
 	vbal_hint_step(h);
-	if (h->host_id == VIRTIO_BALLOON_CMD_ID_DONE)
+	if (h->host_id == VIRTIO_BALLOON_CMD_ID_DONE || READ_ONCE(h->offlining))
 		vbal_hint_give_back(h, ULONG_MAX);
 }
 
@@ -307,6 +308,25 @@ static unsigned long vbal_hint_shrink_scan(struct shrinker *shrinker,
 	return nr_freed;
 }
 
+/*
+ * Hinted blocks cannot move, and the kernel waits for memory that it takes
+ * offline without an end. Those that the host still has come back as soon as it
+ * has used their buffers.
+ */
+static int vbal_hint_memory_notify(struct notifier_block *nb,
+				   unsigned long action, void *unused)
+{
+	struct vbal_hint *h = container_of(nb, struct vbal_hint, memory_nb);
+
+	if (action == MEM_GOING_OFFLINE) {
+		WRITE_ONCE(h->offlining, true);
+		queue_work(h->wq, &h->work);
+	} else if (action == MEM_OFFLINE || action == MEM_CANCEL_OFFLINE) {
+		WRITE_ONCE(h->offlining, false);
+	}
+	return NOTIFY_OK;
+}
+
 /**
  * vbal_hint_init() - prepare for vbal_hint_start()
  * @h: the hinting, zeroed
@@ -322,6 +342,7 @@ void vbal_hint_init(struct vbal_hint *h, struct vbal_size *size,
 	h->size = size;
 	h->wq = wq;
 	INIT_WORK(&h->work, vbal_hint_work);
+	h->memory_nb.notifier_call = vbal_hint_memory_notify;
 	spin_lock_init(&h->lock);
 	INIT_LIST_HEAD(&h->idle);
 	INIT_LIST_HEAD(&h->busy);
@@ -351,7 +372,7 @@ static int vbal_hint_alloc_slots(struct vbal_hint *h, unsigned int ring_size)
  *
  * Context: Connect, after virtio_device_ready(). vbal_hint_changed() has to
  * follow after it: the host may be in the middle of a migration.
- * Return: 0, or -ENOMEM.
+ * Return: 0 or an error.
  */
 int vbal_hint_start(struct vbal_hint *h)
 {
@@ -365,10 +386,12 @@ int vbal_hint_start(struct vbal_hint *h)
 		return ret;
 	ret = vbal_shrinker_register(&h->shrinker, vbal_hint_shrink_count,
 				     vbal_hint_shrink_scan, h);
-	if (ret) {
-		vbal_hint_release(h);
-		return ret;
-	}
+	if (ret)
+		goto err_slots;
+	h->offlining = false;
+	ret = register_memory_notifier(&h->memory_nb);
+	if (ret)
+		goto err_shrinker;
 	h->phase = VBAL_HINT_IDLE;
 	h->round_id = VIRTIO_BALLOON_CMD_ID_STOP;
 	h->host_id = VIRTIO_BALLOON_CMD_ID_STOP;
@@ -376,6 +399,12 @@ int vbal_hint_start(struct vbal_hint *h)
 	h->token.nr_pending = 0;
 	WRITE_ONCE(h->running, true);
 	return 0;
+
+err_shrinker:
+	vbal_shrinker_unregister(&h->shrinker);
+err_slots:
+	vbal_hint_release(h);
+	return ret;
 }
 
 /**
@@ -407,6 +436,7 @@ void vbal_hint_stop(struct vbal_hint *h)
 		return;
 	/* An interrupt from now on queues the work for nothing. */
 	WRITE_ONCE(h->running, false);
+	unregister_memory_notifier(&h->memory_nb);
 	cancel_work_sync(&h->work);
 	vbal_shrinker_unregister(&h->shrinker);
 	vbal_hint_give_back(h, ULONG_MAX);

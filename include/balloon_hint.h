@@ -3,6 +3,7 @@
 #define _VBALLOON_HINT_H
 
 #include <linux/list.h>
+#include <linux/notifier.h>
 #include <linux/page_reporting.h>
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
@@ -55,10 +56,12 @@ struct vbal_hint_slot;
  * @busy_pages: pages in @busy; changed in @work, read anywhere
  * @lock: protects @ready; taken in reclaim, so nothing is allocated under it
  * @ready: blocks whose buffers the host has used, by page->lru; they go back to
- *	the guest at DONE or under memory pressure
+ *	the guest at DONE, under memory pressure, or when memory goes offline
  * @ready_pages: pages in @ready; changed under @lock, read anywhere
  * @shrunk: memory pressure took blocks in this round; written by @shrinker
  * @shrinker: gives @ready back under memory pressure
+ * @offlining: memory is going offline; written by @memory_nb
+ * @memory_nb: gives blocks back then
  * @nr_rounds: rounds begun, for statistics
  * @nr_hinted_pages: pages hinted, for statistics
  */
@@ -89,6 +92,8 @@ struct vbal_hint {
 	unsigned long ready_pages;
 	bool shrunk;
 	struct vbal_shrinker shrinker;
+	bool offlining;
+	struct notifier_block memory_nb;
 
 	unsigned long nr_rounds;
 	unsigned long nr_hinted_pages;

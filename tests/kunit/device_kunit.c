@@ -935,7 +935,34 @@ static void hint_on_a_small_ring(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fake_wait(!hint_pages(vb)));
 }
 
+/* The kernel waits for memory that goes offline: nothing of ours may stay there. */
+static void hint_makes_way_for_offlining(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, QEMU | F(FREE_PAGE_HINT));
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct notifier_block *nb = &vb->hint.memory_nb;
+	unsigned long nr_hinted;
+
+	fake_host_set_hint_cmd(h, 7);
+	KUNIT_ASSERT_TRUE(test, fake_wait(vb->hint.ready_pages));
+	nb->notifier_call(nb, MEM_GOING_OFFLINE, NULL);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!hint_pages(vb)));
+	nr_hinted = READ_ONCE(vb->hint.nr_hinted_pages);
+	/* Neither does a new round take any meanwhile. */
+	fake_host_set_hint_cmd(h, 8);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->hint.round_id) == 8));
+	flush_work(&vb->hint.work);
+	KUNIT_EXPECT_EQ(test, READ_ONCE(vb->hint.nr_hinted_pages), nr_hinted);
+	nb->notifier_call(nb, MEM_CANCEL_OFFLINE, NULL);
+	fake_host_set_hint_cmd(h, 9);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->hint.nr_hinted_pages) >
+					  nr_hinted));
+	fake_host_set_hint_cmd(h, VIRTIO_BALLOON_CMD_ID_DONE);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!hint_pages(vb)));
+}
+
 static struct kunit_case hint_test_cases[] = {
+	KUNIT_CASE(hint_makes_way_for_offlining),
 	KUNIT_CASE(hint_round_begins_and_ends),
 	KUNIT_CASE(hint_done_without_a_round),
 	KUNIT_CASE(hint_keeps_pages_until_their_buffer_is_used),
