@@ -3,8 +3,10 @@
 
 import pytest
 from ballooncontrol.balance import policy
-from ballooncontrol.balance.model import LAST_HOLD_S, MIB, HostFacts, Limits
+from ballooncontrol.balance.model import (LAST_HOLD_S, MIB, Facts, Guest, HostFacts,
+                                          Limits)
 from ballooncontrol.balance.policy import CALM_S, share, share_among_few
+from ballooncontrol.base import Statistics
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from simulated_host import (GIB, SimulatedGuest, SimulatedHost, day_of_guests,
@@ -97,6 +99,46 @@ def test_no_plan_breaks_a_promise(data, total_gib, nr_guests, used):
                      others=lambda s: used[s // 30 % len(used)] * GIB // 2)
     simulated.run(120)
     # minimum, maximum, room, nobody asked who cannot follow: see SimulatedHost._check()
+    assert simulated.breaches == []
+
+
+ANY_BYTES = st.one_of(st.none(), st.integers(-(1 << 64), 1 << 64), st.sampled_from(
+    [0, 64 * MIB, 300 * MIB, GIB, (1 << 63), (1 << 64) - 1]))
+ANY_FACTS = st.builds(
+    Facts, ram_bytes=st.just(RAM_BYTES), actual_bytes=st.integers(0, RAM_BYTES),
+    resident_bytes=st.one_of(st.none(), st.integers(0, 2 * RAM_BYTES)),
+    statistics=st.builds(Statistics, total_bytes=ANY_BYTES, available_bytes=ANY_BYTES,
+                         free_bytes=ANY_BYTES, swap_in_bytes=ANY_BYTES, swap_out_bytes=ANY_BYTES,
+                         last_update_unix_s=st.integers(0, 100)),
+    unix_s=st.integers(0, 100), obstacle=st.sampled_from([None, None, "is paused"]))
+
+
+@settings(RELAXED, max_examples=300)
+@given(looks=st.lists(st.lists(ANY_FACTS, min_size=4, max_size=4), max_size=3),
+       available=st.lists(st.integers(0, 8 * GIB), min_size=4, max_size=4))
+def test_whatever_guests_say_no_promise_is_broken(looks, available):
+    guests = [Guest(f"g{number}", LIMITS) for number in range(len(looks))]
+    rule = policy.Policy(512 * MIB)
+    for step, available_bytes in enumerate(available):
+        for each, facts in zip(guests, looks):
+            each.observe(facts[step], 2 * step)
+        plan = rule.decide(HostFacts(8 * GIB, available_bytes), guests, 2 * step)
+        gives = [move for move in plan.moves if move.kind == "give"]
+        assert sum(move.target_bytes - move.guest.size_bytes
+                   for move in gives) <= max(0, plan.room_bytes)
+        for move in plan.moves:
+            assert str(move) and not move.guest.trouble
+            assert move.kind != "take" or move.target_bytes >= LIMITS.minimum_bytes
+            assert move.kind != "give" or move.target_bytes <= RAM_BYTES
+            move.guest.asked(move.target_bytes, 2 * step)
+
+
+def test_only_guests_that_nobody_knows_and_too_little_memory():
+    """A guest below its minimum that does not report, on a host in need."""
+    small = guest("small", 100 * MIB, reports=False)
+    small.actual_bytes = small.target_bytes = GIB // 2
+    simulated = host(small, total_bytes=2 * GIB, others=steady(2 * GIB - 100 * MIB))
+    simulated.run(60)
     assert simulated.breaches == []
 
 

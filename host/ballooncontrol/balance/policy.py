@@ -166,7 +166,8 @@ class _Need:
         buffers_bytes = sum(guest.buffer_bytes for guest in seen) or 1
         level = sum(min(guest.available_bytes, guest.buffer_bytes)
                     for guest in seen) / buffers_bytes
-        mean_weight = sum(guest.limits.weight for guest in seen) / max(1, len(seen))
+        # where nobody reports there is no level, and no mean
+        mean_weight = sum(guest.limits.weight for guest in seen) / max(1, len(seen)) or 1
         return lambda guest: min(MOST_BUFFERS, max(
             LEAST_BUFFERS, level * guest.limits.weight / mean_weight))
 
