@@ -27,6 +27,7 @@ class FakeQemu:
         self.path = str(path)
         self.name = "fake"
         self.ram_bytes = self.actual_bytes = 1024 * MIB
+        self.memory_devices = []
         self.status = "running"
         self.migration = {}
         self.devices = []
@@ -100,7 +101,11 @@ class FakeQemu:
         return {"name": self.name}
 
     def _do_query_memory_size_summary(self):
-        return {"base-memory": self.ram_bytes, "plugged-memory": 0}
+        plugged_bytes = sum(device["data"]["size"] for device in self.memory_devices)
+        return {"base-memory": self.ram_bytes, "plugged-memory": plugged_bytes}
+
+    def _do_query_memory_devices(self):
+        return self.memory_devices
 
     def _do_query_status(self):
         return {"status": self.status, "running": self.status == "running", "singlestep": False}

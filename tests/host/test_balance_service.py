@@ -2,12 +2,15 @@
 """`balloonctl balance` as a process, between stand-ins for QEMU and a /proc of its own."""
 
 import contextlib
+import ctypes
 import json
+import mmap
 import os
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from balance_process import Balance
@@ -98,6 +101,14 @@ def no_balloon():
     ({"greeting": "SSH-2.0"}, {}, "does not speak QMP"),
     ({"answers": {"query-balloon": {"return": {"actual": "much"}}}}, {}, "makes no sense"),
     ({"answers": {"query-balloon": {"error": {"class": "GenericError", "desc": "no"}}}}, {}, "no"),
+    ({"answers": {"query-balloon": {"return": {"actual": 1e999}}}}, {}, "makes no sense"),
+    ({"answers": {"query-name": {"return": ["web"]}}}, {}, "makes no sense"),
+    ({"answers": {"query-memory-size-summary": {"return": {}}}}, {}, "makes no sense"),
+    ({"answers": {"qom-list": {"return": [{}]}}}, {}, "makes no sense"),
+    ({"answers": {"qom-get": {"return": {"stats": 7, "last-update": 7}}}}, {}, "makes no sense"),
+    ({"answers": {"query-balloon": {"return": json.loads("[" * 900 + "]" * 900)}}}, {},
+     "makes no sense"),
+    ({"greeting": "[" * 100000}, {}, "does not speak QMP"),
     ({"dies_at": "query-balloon"}, {}, "QEMU closed the connection"),
 ])
 def test_odd_guest_is_named_and_left_alone(balance, options, change, words):
@@ -132,6 +143,59 @@ def test_guest_that_pauses_between_look_and_ask(balance):
             balance.wait_for(lambda: "web is not balanced: is paused" in balance.lines(),
                              "the pause to be noticed")
         assert web.asked_bytes == []
+
+
+def test_plugged_memory_is_nothing_that_the_guest_took(balance):
+    with balance.guest("web") as web, balance:
+        set_load(web, 300 * MIB)
+        balance.wait_for(lambda: (balance.guests().get("web") or {}).get("used_bytes"), "a report")
+        # QEMU tells nobody of a DIMM; the balloon's size has it at once
+        web.memory_devices = [{"type": "dimm", "data": {"size": 512 * MIB}}]
+        web.actual_bytes += 512 * MIB
+        balance.wait_for(lambda: balance.guests()["web"]["ram_bytes"] == 1536 * MIB, "the DIMM")
+        web_status = balance.guests()["web"]
+        assert web_status["actual_bytes"] == web_status["target_bytes"] == 1536 * MIB
+        assert web.asked_bytes == []
+    assert "by itself" not in balance.lines()
+
+
+def test_virtio_mem_counts_as_ram(balance):
+    """QEMU's balloon does not count it, guests do."""
+    with balance.guest("web") as web:
+        web.memory_devices = [{"type": "virtio-mem", "data": {"size": 512 * MIB}}]
+        web.stats["stat-total-memory"] = 1480 * MIB
+        set_load(web, 1200 * MIB)
+        with balance:
+            balance.wait_known("web")
+            assert balance.guests()["web"]["actual_bytes"] == 1536 * MIB
+            balance.wait_for(lambda: (balance.guests().get("web") or {}).get("used_bytes"),
+                             "a report")
+            assert balance.guests()["web"]["used_bytes"] == 336 * MIB
+            balance.set_host(8 * GIB, 300 * MIB)
+            balance.wait_for(lambda: web.asked_bytes, "the guest to be asked")
+            balance.wait_for(lambda: balance.guests()["web"]["target_bytes"]
+                             == balance.guests()["web"]["actual_bytes"], "its move")
+        assert web.actual_bytes == min(web.asked_bytes) < 1024 * MIB
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_locked_memory_is_seen(balance):
+    """VFIO, vDPA and mlock() keep memory on the host; /proc tells of all three."""
+    locked = mmap.mmap(-1, 128 * MIB)
+    pointer = ctypes.byref(ctypes.c_char.from_buffer(locked))
+    libc = ctypes.CDLL(None, use_errno=True)
+    with balance.guest("web") as web:
+        # the stand-in lives in this process
+        assert libc.mlock(pointer, ctypes.c_size_t(len(locked))) == 0
+        try:
+            set_load(web, 700 * MIB)
+            balance.set_host(8 * GIB, 300 * MIB)
+            with balance:
+                balance.wait_for(lambda: "is not balanced: its memory is locked or pinned"
+                                 in balance.lines(), "a word of it")
+            assert web.asked_bytes == []
+        finally:
+            libc.munlock(pointer, ctypes.c_size_t(len(locked)))
 
 
 @contextlib.contextmanager
@@ -219,6 +283,55 @@ def test_reload_keeps_the_old_settings_when_the_new_are_bad(balance):
         assert web.actual_bytes == web.ram_bytes
 
 
+def test_reload_of_settings_that_leave_nothing_changes_nothing(balance):
+    with balance.guest("web") as web, balance:
+        balance.wait_known("web")
+        set_load(web, 300 * MIB)
+        good = balance.config.read_text()
+        for text, words in ((good + '[host]\nmargin = "9G"\n[guests]\nminimum = "400M"\n',
+                             "balance.toml:5: margin: 9G leaves the guests nothing"),
+                            ("interval = 2\n", "names no guests")):
+            balance.config.write_text(text)
+            balance.process.send_signal(signal.SIGHUP)
+            balance.wait_for(lambda words=words: words in balance.lines(), "the refusal")
+        assert balance.guests()["web"]["minimum_bytes"] == 256 * MIB
+        assert web.asked_bytes == []
+    assert balance.lines().count("the old settings stay") == 2
+
+
+def test_a_second_service_is_refused(balance, balloonctl):
+    with balance.guest("web"), balance:
+        balance.wait_known("web")
+        second = balloonctl("balance", "--config", balance.config, "--socket", balance.socket,
+                            "--proc", balance.folder)
+        assert second.status == 2
+        assert "a balance is running already" in second.err
+        balance.wait_known("web")
+
+
+def test_status_socket_that_cannot_be(balance, balloonctl):
+    result = balloonctl("balance", "--config", balance.config, "--proc", balance.folder,
+                        "--socket", balance.config / "status")
+    assert result.status == 1
+    assert "--socket names another place" in result.err
+
+
+def test_talkative_reader_costs_nothing(balance):
+    """Everybody may read the status; nobody shall fill the service's memory by it."""
+    with balance, socket.socket(socket.AF_UNIX) as reader:
+        reader.connect(str(balance.socket))
+        before_bytes = resident_bytes(balance.process.pid)
+        for _ in range(64):
+            reader.sendall(bytes(MIB))
+        assert resident_bytes(balance.process.pid) < before_bytes + 16 * MIB
+
+
+def resident_bytes(pid):
+    """A process's memory."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_systemd_is_told(balance):
     with balance.listen_for_systemd() as listener:
         with balance:
@@ -236,11 +349,14 @@ def test_systemd_is_told(balance):
 @pytest.mark.parametrize("text, words", [
     ("", "names no guests"),
     ("interval = 0", ":1: interval: 0 is no number"),
+    ('[host]\nmemory = "0%"', ":2: memory: '0%' leaves nothing"),
+    ('[host]\nmargin = "100%"\n[qmp]\nsockets = "/none"', ":2: margin: 100% leaves the guests"),
 ])
-def test_bad_settings_do_not_start(balloonctl, tmp_path, text, words):
+@pytest.mark.parametrize("more", [(), ("--check",)])
+def test_bad_settings_do_not_start(balloonctl, tmp_path, text, words, more):
     path = tmp_path / "balance.toml"
     path.write_text(text)
-    result = balloonctl("balance", "--config", path)
+    result = balloonctl("balance", "--config", path, *more)
     assert result.status == 2
     assert words in result.err
 

@@ -13,7 +13,7 @@ from ..guests import BALLOON_TYPE, NOT_REPORTED, QEMU_NAMES
 from ..qmp import CommandError
 from .host import Process
 from .link import QmpLink, command
-from .model import Facts, Guest
+from .model import FRAME_BYTES, MIB, Facts, Guest
 
 CONNECT_S = 5
 ANSWER_S = 5
@@ -31,7 +31,11 @@ LAST_RETRY_S = 60
 VFIO_WORDS = ("<vfio-", "<vhost-vdpa")
 VFIO = "a VFIO device pins its memory: a balloon frees nothing"
 HUGE = "its memory is huge pages from the host's pool: a balloon frees nothing"
-RUNNING = ("running", "prelaunch")
+PINNED = "its memory is locked or pinned: a balloon frees nothing"
+# QEMU pins a little for its own input and output
+MOST_PINNED_BYTES = 64 * MIB
+# what comes of an answer that is no such answer
+NONSENSE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 MIGRATING = ("setup", "active", "postcopy-active", "postcopy-paused", "postcopy-recover",
              "pre-switchover", "device", "wait-unplug", "cancelling", "colo")
 
@@ -50,7 +54,9 @@ class BareGuest:
         self._device = None
         self._polling_before_s = None
         self._look = b""
-        self._ram_bytes = 0
+        # of its RAM, that is virtio-mem's, which QEMU leaves out of the balloon's sizes
+        self._ram_bytes = self._beside_bytes = 0
+        self._plugging = False
         self._statistics = Statistics()
         self._obstacle = None
         self._slow_at_s = 0
@@ -96,11 +102,16 @@ class BareGuest:
                 retry_s = FIRST_RETRY_S
                 await self._watch()
             except BalloonError as error:
-                self.guest.lose(str(error))
-                self._watcher.changed(self)
+                self._lose(error)
+            except NONSENSE as error:
+                self._lose(senseless(error))
             self._disconnect()
             await asyncio.sleep(retry_s)
             retry_s = min(2 * retry_s, LAST_RETRY_S)
+
+    def _lose(self, error):
+        self.guest.lose(str(error))
+        self._watcher.changed(self)
 
     async def _watch(self):
         """Do what is more than looking; looks need no task."""
@@ -185,8 +196,8 @@ class BareGuest:
             self._take_answers(*answers)
         except BalloonError as error:
             self._fail(error)
-        except (KeyError, TypeError, ValueError) as error:
-            self._fail(BalloonError(f"QEMU's answer makes no sense: {error!r}"))
+        except NONSENSE as error:
+            self._fail(senseless(error))
         else:
             self._watcher.changed(self)
             periods = 2 if self.guest.is_comfortable else 1
@@ -205,9 +216,21 @@ class BareGuest:
         if isinstance(balloon, CommandError):
             raise balloon
         self._read_report(report)
-        facts = Facts(self._ram_bytes, int(balloon["actual"]), self._process.resident_bytes(),
+        actual_bytes = int(balloon["actual"]) + self._beside_bytes
+        if self._is_plugging(actual_bytes):
+            return
+        facts = Facts(self._ram_bytes, actual_bytes, self._process.resident_bytes(),
                       self._statistics, time.time(), self._obstacle)
         self.guest.observe(facts, self._watcher.clock())
+
+    def _is_plugging(self, actual_bytes):
+        """True once when it has more than its RAM: memory was plugged, and nobody told."""
+        more = actual_bytes > self._ram_bytes
+        first, self._plugging = more and not self._plugging, more
+        if first:
+            self._slow_due = self._hurry = True
+            self._wake.set()
+        return first
 
     def _read_report(self, report):
         if isinstance(report, CommandError):
@@ -223,7 +246,9 @@ class BareGuest:
         """Look for what keeps the guest from following, and for hot-plugged memory."""
         status, migration, sizes, *folders = await self._link.send(SLOW_LOOK, 5, ANSWER_S)
         if isinstance(sizes, dict):
-            ram_bytes = sizes["base-memory"] + sizes.get("plugged-memory", 0)
+            plugged_bytes = sizes.get("plugged-memory", 0)
+            ram_bytes = sizes["base-memory"] + plugged_bytes
+            self._beside_bytes = await self._virtio_mem_bytes() if plugged_bytes else 0
             if ram_bytes != self._ram_bytes:
                 self._ram_bytes = ram_bytes
                 self.guest.set_limits(self._watcher.limits(self.guest.name, ram_bytes))
@@ -231,8 +256,15 @@ class BareGuest:
         self._obstacle = find_obstacle(status, migration)
         if self._obstacle is None and pinned:
             self._obstacle = VFIO
-        if self._obstacle is None and self._process.huge_bytes():
+        huge_bytes, pinned_bytes = self._process.held_bytes()
+        if self._obstacle is None and huge_bytes:
             self._obstacle = HUGE
+        if self._obstacle is None and pinned_bytes > MOST_PINNED_BYTES:
+            self._obstacle = PINNED
+
+    async def _virtio_mem_bytes(self):
+        devices = await self._link.one("query-memory-devices", ANSWER_S)
+        return sum(device["data"]["size"] for device in devices if device["type"] == "virtio-mem")
 
     # Asking
 
@@ -244,7 +276,8 @@ class BareGuest:
             self.guest.forget_ask()
             return
         try:
-            await self._link.one("balloon", ANSWER_S, value=target_bytes)
+            await self._link.one("balloon", ANSWER_S,
+                                 value=max(FRAME_BYTES, target_bytes - self._beside_bytes))
         except CommandError as error:
             self.guest.forget_ask()
             raise BalloonError(f"QEMU refuses {target_bytes} bytes: {error}") from error
@@ -257,6 +290,11 @@ class BareGuest:
         elif name == "BALLOON_CHANGE" and (data.get("actual") != self.guest.actual_bytes):
             self._hurry = True
             self._wake.set()
+
+
+def senseless(error):
+    """Return what to say of an answer that is none."""
+    return BalloonError(f"QEMU's answer makes no sense: {error!r}")
 
 
 def find_devices(folders):
@@ -278,7 +316,7 @@ def find_obstacle(status, migration):
     """Return what keeps a guest from following, in words; None if nothing does."""
     if isinstance(migration, dict) and migration.get("status") in MIGRATING:
         return "is being migrated"
-    if isinstance(status, dict) and status.get("status") not in RUNNING:
+    if isinstance(status, dict) and status.get("status") != "running":
         return f"is {status.get('status', 'in an unknown state')}"
     return None
 

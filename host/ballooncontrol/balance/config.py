@@ -51,6 +51,14 @@ def parse_amount(value):
     return Size(value, nr_bytes=int(float(number) * UNITS[(unit or plain).upper()]))
 
 
+def parse_some(value):
+    """Return a Size that is more than nothing."""
+    size = parse_amount(value)
+    if not size.of(1 << 40):
+        raise ValueError(f"{value!r} leaves nothing")
+    return size
+
+
 def parse_share(value):
     """Return a share between 0 and 1."""
     size = parse_amount(value)
@@ -109,7 +117,7 @@ SECTIONS = {
     "host": {
         "margin": Setting(parse_amount, "10%", "what stays available on the host: a size, or a "
                           "share of its memory"),
-        "memory": Setting(parse_amount, "100%", "what the guests and the margin may have of the "
+        "memory": Setting(parse_some, "100%", "what the guests and the margin may have of the "
                           "host's memory altogether"),
     },
     "libvirt": {"uri": Setting(parse_texts, [], "libvirt's URIs, such as \"qemu:///system\"; "
@@ -126,6 +134,8 @@ class Settings:
 
     interval: float = 2
     margin: Size = parse_amount("10%")
+    # where the margin is set, for what can only be said on the host
+    margin_place: str = "margin"
     memory: Size = parse_amount("100%")
     uris: tuple = ()
     sockets: tuple = ()
@@ -149,14 +159,18 @@ class Settings:
 
 
 def load(path):
-    """Return the Settings in a file."""
+    """Return the Settings in a file; they have to name guests."""
     try:
         text = Path(path).read_text("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is no text in UTF-8") from error
-    return parse(text, path)
+    settings = parse(text, path)
+    if not settings.uris and not settings.sockets:
+        raise ConfigError(f"{path}: names no guests: set uri below [libvirt] or sockets below "
+                          "[qmp]")
+    return settings
 
 
 def parse(text, path="settings"):
@@ -198,7 +212,9 @@ class _Reader:
         host = values.get("host", {})
         return Settings(
             interval=values[""].get("interval", 2),
-            margin=host.get("margin", Settings.margin), memory=host.get("memory", Settings.memory),
+            margin=host.get("margin", Settings.margin),
+            margin_place=f"{self._path}:{self._line('host', 'margin')}: margin",
+            memory=host.get("memory", Settings.memory),
             uris=tuple(values.get("libvirt", {}).get("uri", ())),
             sockets=tuple(values.get("qmp", {}).get("sockets", ())),
             defaults=values.get("guests", {}), guests=guests)

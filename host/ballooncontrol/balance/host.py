@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 from ..errors import BalloonError
+from ..units import format_size
+from .config import ConfigError
 from .model import HostFacts
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -13,6 +15,8 @@ TOTAL = re.compile(rb"^MemTotal:\s+(\d+) kB", re.MULTILINE)
 AVAILABLE = re.compile(rb"^MemAvailable:\s+(\d+) kB", re.MULTILINE)
 STALLED = re.compile(rb"^some avg10=([\d.]+)", re.MULTILINE)
 HUGE_PAGES = re.compile(rb"^HugetlbPages:\s+(\d+) kB", re.MULTILINE)
+# locked by mlock() and VFIO, pinned by vDPA
+PINNED = re.compile(rb"^Vm(?:Lck|Pin):\s+(\d+) kB", re.MULTILINE)
 
 
 class Host:
@@ -24,9 +28,13 @@ class Host:
         self.set(settings)
 
     def set(self, settings):
-        """Take new settings."""
+        """Take new settings; those that leave the guests nothing change nothing."""
+        total_bytes = settings.memory.of(self._read_meminfo()[0])
+        if settings.margin.of(total_bytes) >= total_bytes:
+            raise ConfigError(f"{settings.margin_place}: {settings.margin.text} leaves the guests "
+                              f"nothing of the host's {format_size(total_bytes)}")
         self._memory, self._margin = settings.memory, settings.margin
-        self.read(0)
+        self._total_bytes = total_bytes
 
     def margin_bytes(self):
         """What shall stay available."""
@@ -34,16 +42,19 @@ class Host:
 
     def read(self, resident_bytes):
         """Return HostFacts; the guests' resident memory counts against a granted part."""
-        try:
-            text = self._meminfo.read_bytes()
-            real_bytes = int(TOTAL.search(text)[1]) * 1024
-            available_bytes = int(AVAILABLE.search(text)[1]) * 1024
-        except (OSError, TypeError) as error:
-            raise BalloonError(f"{self._meminfo}: cannot be read: {error}") from error
+        real_bytes, available_bytes = self._read_meminfo()
         self._total_bytes = self._memory.of(real_bytes)
         if self._total_bytes < real_bytes:
             available_bytes = max(0, min(available_bytes, self._total_bytes - resident_bytes))
         return HostFacts(self._total_bytes, available_bytes, self._stalled())
+
+    def _read_meminfo(self):
+        """Return all that the host has, and what of it is available."""
+        try:
+            text = self._meminfo.read_bytes()
+            return int(TOTAL.search(text)[1]) * 1024, int(AVAILABLE.search(text)[1]) * 1024
+        except (OSError, TypeError) as error:
+            raise BalloonError(f"{self._meminfo}: cannot be read: {error}") from error
 
     def _stalled(self):
         """PSI's `some avg10`; None on kernels without."""
@@ -79,10 +90,11 @@ class Process:
         except (OSError, IndexError):
             return None
 
-    def huge_bytes(self):
-        """What it has of the pool of huge pages, which a balloon gives nothing back to."""
+    def held_bytes(self):
+        """What a balloon frees nothing of: from the pool of huge pages, and locked or pinned."""
         try:
-            match = HUGE_PAGES.search(Path(f"/proc/{self._pid}/status").read_bytes())
+            text = Path(f"/proc/{self._pid}/status").read_bytes()
         except OSError:
-            return 0
-        return int(match[1]) * 1024 if match else 0
+            return 0, 0
+        return tuple(1024 * sum(map(int, pattern.findall(text)))
+                     for pattern in (HUGE_PAGES, PINNED))

@@ -143,7 +143,7 @@ class QmpLink(asyncio.Protocol):
             try:
                 message = json.loads(line)
                 self._take(message)
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 self.cut("does not speak QMP")
                 return
 

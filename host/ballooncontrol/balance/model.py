@@ -283,6 +283,11 @@ class Guest:
 
     def _follow_size(self, before, now_s):
         actual_bytes = self.facts.actual_bytes
+        if before and self.target_bytes is not None:
+            # its balloon stays as large when memory is plugged or unplugged
+            plugged_bytes = self.facts.ram_bytes - before.ram_bytes
+            self.target_bytes += plugged_bytes
+            self._progress_bytes += plugged_bytes
         if self.target_bytes is None:
             self.target_bytes = self._progress_bytes = actual_bytes
             self._first_s = now_s
@@ -393,6 +398,8 @@ class Guest:
         """Return what cannot be true in a report; None if all of it can."""
         if report.available_bytes is None:
             return None
+        if report.available_bytes < 0:
+            return "lies: less than nothing available"
         if report.total_bytes is not None and report.available_bytes > report.total_bytes:
             return "lies: more available than it has"
         if report.available_bytes > self.facts.ram_bytes:

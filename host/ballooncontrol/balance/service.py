@@ -15,7 +15,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from ..errors import BalloonError, UnreachableError
+from ..errors import BalloonError, UnreachableError, UsageError
 from . import config
 from .bare import BareGuests
 from .host import Host
@@ -32,6 +32,7 @@ KEPT_MOVES = 50
 SOCKET_NAME = "balance.sock"
 # a reader that does not read is cut off
 MOST_UNREAD_BYTES = 4 << 20
+MOST_READ_BYTES = 4096
 
 
 def socket_path():
@@ -123,7 +124,6 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
-        self._status_path.parent.mkdir(parents=True, exist_ok=True)
         server = await self._serve()
         self._sources = self._make_sources()
         tasks = [asyncio.create_task(source.run()) for source in self._sources]
@@ -171,10 +171,10 @@ class Service:
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             settings = config.load(self._path)
+            self._host.set(settings)
             if settings.uris != self.settings.uris:
                 log.warning("libvirt's URIs change with the next start of the service only")
             self.settings = settings
-            self._host.set(settings)
             self._policy.margin_bytes = self._host.margin_bytes()
             for client in self._clients.values():
                 client.configure()
@@ -253,12 +253,27 @@ class Service:
     # Status
 
     async def _serve(self):
-        with contextlib.suppress(FileNotFoundError):
+        path = self._status_path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            await self._refuse_a_second()
             # a service that was killed leaves its socket
-            self._status_path.unlink()
-        server = await asyncio.start_unix_server(self._welcome, self._status_path)
-        self._status_path.chmod(0o666)
+            path.unlink(missing_ok=True)
+            server = await asyncio.start_unix_server(self._welcome, path)
+            path.chmod(0o666)
+        except OSError as error:
+            raise BalloonError(f"{path}: {error.strerror or error}: "
+                               "--socket names another place for the status") from error
         return server
+
+    async def _refuse_a_second(self):
+        """Two services would take from each other's guests what the other one gave."""
+        try:
+            _, writer = await asyncio.open_unix_connection(self._status_path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return
+        writer.close()
+        raise UsageError(f"{self._status_path}: a balance is running already")
 
     async def _welcome(self, reader, writer):
         """Tell whoever connects, once a second until it goes."""
@@ -266,7 +281,9 @@ class Service:
         try:
             if self._plan:
                 writer.write(json.dumps(self.status()).encode() + b"\n")
-            await reader.read()
+            while await reader.read(MOST_READ_BYTES):
+                # nothing that a reader says is of interest
+                pass
         except ConnectionError:
             pass
         finally:
