@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`balloonctl balance` with real guests: under bare QEMU and under libvirt."""
 
+import contextlib
 import os
 import re
+import signal
+from pathlib import Path
 
 import pytest
 from balance_process import Balance
@@ -132,3 +135,42 @@ def test_libvirt_guests(tmp_path, balloonctl):
         assert "<stats period='1'" not in libvirt.virsh("dumpxml", "vm1")
         for guest in (one, two):
             guest.check_clean()
+
+
+def find_qemu(name):
+    """Return the process of a domain."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"guest={name}," in (folder / "cmdline").read_text(errors="replace"):
+                return int(folder.name)
+    raise AssertionError(f"{name} has no process")
+
+
+def test_libvirt_domain_that_hangs(tmp_path):
+    """It is named; the others go on; and the service can still be ended."""
+    folder = tmp_path / "lv"
+    folder.mkdir()
+    hung = f"hung{os.getpid()}"
+    with Libvirt(folder) as libvirt, \
+            DomainGuest(libvirt, POLLED, mem_mib=GUEST_MIB, smp=1, name=hung), \
+            DomainGuest(libvirt, POLLED, mem_mib=GUEST_MIB, smp=1, name="well") as well:
+        balance = Balance(tmp_path, more=f'[libvirt]\nuri = "{libvirt.uri}"\n{HOST}')
+        balance.limit_s = LIMIT_S
+        balance.set_host(64 << 30, 60 << 30)
+        with balance:
+            balance.wait_for(lambda: [guest["used_bytes"] is not None for guest
+                                      in balance.guests().values()] == [True, True], "statistics")
+            os.kill(find_qemu(hung), signal.SIGSTOP)
+            balance.wait_for(lambda: f"{hung} is not balanced: libvirt cannot reach its QEMU"
+                             in balance.lines(), "the hung one to be named")
+            assert balance.guests()["well"]["trouble"] is None
+            before_bytes = balance.guests()["well"]["actual_bytes"]
+            balance.set_host(64 << 30, 32 * MIB)
+            balance.wait_for(lambda: balance.guests()["well"]["actual_bytes"] < before_bytes,
+                             "a move")
+            balance.process.terminate()
+            assert balance.process.wait(LIMIT_S) == 0
+        # the connection was not given up for the sake of one
+        assert "its guests keep their sizes" not in balance.lines()
+        os.kill(find_qemu(hung), signal.SIGCONT)
+        well.check_clean()

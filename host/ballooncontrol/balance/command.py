@@ -3,7 +3,10 @@
 
 import asyncio
 import json
+import logging
+import os
 import sys
+import threading
 
 from ..errors import BalloonError, UsageError
 from ..units import format_size
@@ -31,11 +34,16 @@ async def serve(options, path):
     """Be the service."""
     log_to_stderr()
     service = Service(options.config, path, options.proc)
-    if not service.settings.uris and not service.settings.sockets:
-        raise UsageError(f"{options.config}: names no guests: set uri below [libvirt] or "
-                         "sockets below [qmp]")
     await service.run()
+    leave_threads()
     return 0
+
+
+def leave_threads():
+    """Do not wait for threads that a hung domain holds; Python would, before it exits."""
+    if threading.active_count() > 1:
+        logging.shutdown()
+        os._exit(0)
 
 
 # The check

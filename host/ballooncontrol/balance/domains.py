@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Guests of libvirt: one call fetches the statistics of all, events tell of their lives.
 
-libvirt's calls block, so they run in threads. A domain whose QEMU hangs is left out of the common
-call (NOWAIT) and is not asked for anything, so that it holds up no other.
+libvirt's calls block, so they run in threads. A domain whose QEMU hangs holds up the common call
+that meets it first; the next one leaves it out (NOWAIT), and it is not asked for anything.
 """
 
 import asyncio
@@ -15,11 +15,14 @@ from ..base import Statistics
 from ..domain import KIB, LIBVIRT_NAMES, libvirt
 from ..errors import BalloonError, UnreachableError
 from . import config
-from .bare import HUGE, VFIO
+from .bare import HUGE, PINNED, VFIO
 from .model import Facts, Guest
 
-THREADS = 8
+# one that waits for a hung domain is lost for the others
+THREADS = 32
 ANSWER_S = 10
+# the common call has met a domain that hangs when it takes so long
+LOOK_S = 2
 # a domain that libvirt leaves out for so long hangs
 MISSED_S = 5
 DESCRIBE_S = 30
@@ -27,6 +30,7 @@ FIRST_RETRY_S = 1
 LAST_RETRY_S = 30
 # how soon libvirt shall notice a dead connection: interval and count
 KEEPALIVE = (5, 3)
+JOB = "libvirt has a job on it, such as a migration"
 NAMESPACE = "urn:vballoon:balance:1"
 STATES = {
     libvirt.VIR_DOMAIN_BLOCKED: "is blocked", libvirt.VIR_DOMAIN_PAUSED: "is paused",
@@ -63,6 +67,8 @@ class Description:
             self.obstacle = VFIO
         elif root.find("memoryBacking/hugepages") is not None:
             self.obstacle = HUGE
+        elif root.find("memoryBacking/locked") is not None:
+            self.obstacle = PINNED
         hard_limit = root.find("memtune/hard_limit")
         self.hard_limit_bytes = None if hard_limit is None else int(hard_limit.text) * KIB
         settings = root.find(f"metadata/{{{NAMESPACE}}}guest")
@@ -88,7 +94,7 @@ class DomainGuest:
         self._statistics = Statistics()
         self._period_before_s = None
         self._target_bytes = None
-        self._task = self._describing = None
+        self._task = self._describing = self._job = None
 
     # What the service calls
 
@@ -120,9 +126,10 @@ class DomainGuest:
     def look(self, stats):
         """Take in what the common call said of it."""
         service, now_s = self._domains.service, self._domains.service.clock()
-        if "balloon.current" not in stats:
+        # a size libvirt has at hand; this it has from QEMU's monitor and its process
+        if "balloon.rss" not in stats:
             if now_s - self._seen_s > MISSED_S:
-                self.guest.lose(f"libvirt cannot reach its QEMU for {now_s - self._seen_s:.0f} s")
+                self.guest.lose("libvirt cannot reach its QEMU")
             return
         self._seen_s = now_s
         self._describe_if_due(now_s)
@@ -144,21 +151,21 @@ class DomainGuest:
             values = {ours: stats[f"balloon.{theirs}"] * unit for theirs, ours, unit
                       in LIBVIRT_NAMES if f"balloon.{theirs}" in stats}
             self._statistics = Statistics(**values, last_update_unix_s=updated_unix_s)
-        resident_kib = stats.get("balloon.rss")
-        return Facts(ram_bytes, stats["balloon.current"] * KIB,
-                     None if resident_kib is None else resident_kib * KIB,
+        return Facts(ram_bytes, stats["balloon.current"] * KIB, stats["balloon.rss"] * KIB,
                      self._statistics, time.time(), self._obstacle(stats))
 
     def _obstacle(self, stats):
         if stats.get("state.state") == libvirt.VIR_DOMAIN_PAUSED and stats.get(
                 "state.reason") == libvirt.VIR_DOMAIN_PAUSED_MIGRATION:
             return "is being migrated"
-        return STATES.get(stats.get("state.state")) or self._description.obstacle
+        return STATES.get(stats.get("state.state")) or self._job or self._description.obstacle
 
     def _describe_if_due(self, now_s):
         """Have its XML read, beside the looks: libvirt may take its time."""
         busy = self._describing is not None and not self._describing.done()
-        if not busy and now_s - self._described_at_s >= DESCRIBE_S:
+        # nobody tells when a job ends
+        due_s = 0 if self._job else DESCRIBE_S
+        if not busy and now_s - self._described_at_s >= due_s:
             self._described_at_s = now_s
             self._describing = asyncio.create_task(self._describe())
 
@@ -166,6 +173,7 @@ class DomainGuest:
         try:
             self._description = Description(await self._domains.call(self.domain.XMLDesc))
             self._read_overrides()
+            await self._look_for_job()
             await self._set_period()
         except BalloonError as error:
             self.guest.lose(str(error))
@@ -196,6 +204,10 @@ class DomainGuest:
 
     # Asking
 
+    async def _look_for_job(self):
+        job = await self._domains.call(self.domain.jobInfo)
+        self._job = None if job[0] == libvirt.VIR_DOMAIN_JOB_NONE else JOB
+
     async def _ask_all(self):
         while self._target_bytes is not None:
             target_bytes, self._target_bytes = self._target_bytes, None
@@ -206,10 +218,10 @@ class DomainGuest:
                 self._domains.service.complain(f"{self.guest.name}: {error}")
 
     async def _ask(self, target_bytes):
-        job = await self._domains.call(self.domain.jobInfo)
-        if job[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+        await self._look_for_job()
+        if self._job:
             self.guest.forget_ask()
-            self.guest.lose("libvirt has a job on it, such as a migration")
+            self.guest.lose(self._job)
             return
         await self._domains.call(self.domain.setMemoryFlags, target_bytes // KIB,
                                  libvirt.VIR_DOMAIN_AFFECT_LIVE)
@@ -231,14 +243,14 @@ class Domains:
         """Look now."""
         self._wake.set()
 
-    async def call(self, function, *arguments):
+    async def call(self, function, *arguments, timeout_s=ANSWER_S):
         """Run a blocking call of libvirt's in a thread."""
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(timeout_s):
                 return await loop.run_in_executor(self._threads, function, *arguments)
         except TimeoutError as error:
-            raise UnreachableError(f"libvirt does not answer within {ANSWER_S} s") from error
+            raise UnreachableError(f"libvirt does not answer within {timeout_s} s") from error
         except libvirt.libvirtError as error:
             raise BalloonError(f"libvirt: {error}") from error
 
@@ -261,8 +273,7 @@ class Domains:
 
     async def close(self):
         """Let go of all."""
-        for client in self._guests.values():
-            await client.close()
+        await asyncio.gather(*(client.close() for client in self._guests.values()))
         await self._disconnect()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -283,13 +294,20 @@ class Domains:
             with contextlib.suppress(BalloonError):
                 await self.call(connection.close)
 
-    async def _watch(self):
+    async def _stats(self):
+        """Return what libvirt knows of all domains; of those that hang it is little."""
         flags = (libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
                  | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
         wanted = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_BALLOON
+        arguments = (self._connection.getAllDomainStats, wanted, flags)
+        with contextlib.suppress(UnreachableError):
+            return await self.call(*arguments, timeout_s=LOOK_S)
+        return await self.call(*arguments)
+
+    async def _watch(self):
         while True:
             self._wake.clear()
-            self._look(await self.call(self._connection.getAllDomainStats, wanted, flags))
+            self._look(await self._stats())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.service.interval_s):
                     await self._wake.wait()
