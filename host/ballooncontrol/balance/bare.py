@@ -20,7 +20,7 @@ ANSWER_S = 5
 # sockets are looked for so often
 SCAN_S = 2
 # what seldom changes is asked for so often; events and every ask bring it forward
-SLOW_LOOK_S = 30
+SLOW_LOOK_S = 60
 FOLDERS = ("/machine/peripheral", "/machine/peripheral-anon")
 SLOW_LOOK = b"".join((command("query-status"), command("query-migrate"),
                       command("query-memory-size-summary"),
