@@ -147,7 +147,8 @@ def test_guest_that_pauses_between_look_and_ask(balance):
 
 def test_plugged_memory_is_nothing_that_the_guest_took(balance):
     with balance.guest("web") as web, balance:
-        set_load(web, 300 * MIB)
+        # less would be a lie: the stand-in's process has touched little
+        set_load(web, 700 * MIB)
         balance.wait_for(lambda: (balance.guests().get("web") or {}).get("used_bytes"), "a report")
         # QEMU tells nobody of a DIMM; the balloon's size has it at once
         web.memory_devices = [{"type": "dimm", "data": {"size": 512 * MIB}}]
