@@ -20,6 +20,7 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include "balloon_guard.h"
+#include "balloon_reclaim.h"
 
 #include <linux/ctype.h>
 #include <linux/jiffies.h>
@@ -31,6 +32,7 @@
 #include <linux/module.h>
 #include <linux/sizes.h>
 #include <linux/string.h>
+#include <linux/swap.h>
 #include <linux/sysfs.h>
 #include <linux/vmstat.h>
 
@@ -53,23 +55,27 @@
 #define VBAL_SWAP_LIMIT_PAGES 32
 #define VBAL_STALL_LIMIT 4
 
-/*
- * Page cache is dropped in portions, from 1/1024 of RAM doubling to 1/64, so
- * that the first refault is seen before much is gone: a guest's worth of cold
- * cache takes 6 s at least. Active pages may have been idle for days, since only
- * reclaim ages them, or may not: they go in portions of up to 1/256, a guest's
- * worth in four minutes.
- */
-#define VBAL_PORTION_SHIFT 10
-#define VBAL_COLD_SHIFT 6
-#define VBAL_COLD_MS 100
-#define VBAL_WARM_SHIFT 8
-#define VBAL_WARM_MS 1000
-/* At most so much of it is given back because it is missed. */
-#define VBAL_UNDO_SHIFT 4
+/* What a task that has to reclaim usually reclaims. */
+#define VBAL_STALL_PAGES 32
+#define VBAL_MISSED_MAX_PAGES VBAL_MIB_PAGES(4)
+
+/* So long a step of page cache is left for the guest to miss it. */
+#define VBAL_LOOK_MS 20u
+#define VBAL_LOOK_MAX_MS 8000u
+/* And so long if it was read again and again, and could not be given back. */
+#define VBAL_LOOK_ACTIVE_MS 1000u
+/* While pressure is fresh it is looked at so often. */
+#define VBAL_PRESSED_LOOK_MS 50
+/* In less time too little happens to tell whose fault it is. */
+#define VBAL_LEARN_MS 50
+/* Where something does come back, its speed is not known so soon. */
+#define VBAL_LEARN_MAX_MS 500
 
 #define VBAL_HOLD_MIN_MS 1000
-#define VBAL_HOLD_MAX_MS 16000
+#define VBAL_HOLD_MAX_MS 128000
+#define VBAL_HOLD_FORGET_MS 60000
+
+#define VBAL_SQUEEZE_PAGES VBAL_MIB_PAGES(4)
 
 /* After giving back: long enough for what needed the memory to show itself. */
 #define VBAL_SETTLE_MIN_MS 5000
@@ -100,7 +106,7 @@ static_assert(ARRAY_SIZE(vbal_state_names) == VBAL_NR_STATES);
 static const char *const vbal_pressure_names[] = {
 	[VBAL_CALM] = "the guest is calm",
 	[VBAL_PRESSURE_SWAP] = "the guest is swapping out",
-	[VBAL_PRESSURE_REFAULT] = "the guest reads dropped pages again",
+	[VBAL_PRESSURE_MISSED] = "the guest misses dropped pages",
 	[VBAL_PRESSURE_STALL] = "the guest's allocations stall",
 };
 
@@ -226,9 +232,11 @@ int vbal_guard_set_floor(struct vbal_guard *g, const char *text,
 	unsigned long nr_pages;
 	int ret = vbal_guard_parse_size(text, total_pages, &nr_pages);
 
-	if (!ret)
-		WRITE_ONCE(g->floor_pages, nr_pages);
-	return ret;
+	if (ret)
+		return ret;
+	WRITE_ONCE(g->floor_set, true);
+	WRITE_ONCE(g->floor_pages, nr_pages);
+	return 0;
 }
 
 /**
@@ -246,9 +254,11 @@ int vbal_guard_set_reserve(struct vbal_guard *g, const char *text,
 	unsigned long nr_pages;
 	int ret = vbal_guard_parse_size(text, total_pages, &nr_pages);
 
-	if (!ret)
-		WRITE_ONCE(g->reserve_pages, nr_pages);
-	return ret;
+	if (ret)
+		return ret;
+	WRITE_ONCE(g->reserve_set, true);
+	WRITE_ONCE(g->reserve_pages, nr_pages);
+	return 0;
 }
 
 /**
@@ -358,6 +368,20 @@ MODULE_PARM_DESC(floor, "memory the guest keeps: nK, nM, nG or n%");
 module_param_cb(reserve, &vbal_param_size_ops, &vbal_param_reserve_arg, 0444);
 MODULE_PARM_DESC(reserve, "memory kept available: nK, nM, nG or n%");
 
+/* Memory was added or removed: what nobody has set by hand follows. */
+static void vbal_guard_scale(struct vbal_guard *g, unsigned long total_pages)
+{
+	if (g->total_pages == total_pages)
+		return;
+	g->total_pages = total_pages;
+	if (!READ_ONCE(g->floor_set))
+		WRITE_ONCE(g->floor_pages,
+			   vbal_guard_default_floor(total_pages));
+	if (!READ_ONCE(g->reserve_set))
+		WRITE_ONCE(g->reserve_pages,
+			   vbal_guard_default_reserve(total_pages));
+}
+
 /**
  * vbal_guard_init() - settings as loaded, nothing seen yet
  * @g: the guard, zeroed
@@ -371,25 +395,12 @@ void vbal_guard_init(struct vbal_guard *g, unsigned long total_pages,
 {
 	g->policy = vbal_param_policy;
 	g->may_give_back = may_give_back;
-	g->total_pages = total_pages;
-	if (vbal_guard_set_floor(g, vbal_param_floor, total_pages))
-		g->floor_pages = vbal_guard_default_floor(total_pages);
-	if (vbal_guard_set_reserve(g, vbal_param_reserve, total_pages))
-		g->reserve_pages = vbal_guard_default_reserve(total_pages);
+	vbal_guard_set_floor(g, vbal_param_floor, total_pages);
+	vbal_guard_set_reserve(g, vbal_param_reserve, total_pages);
+	vbal_guard_scale(g, total_pages);
 }
 
 /* Signals ----------------------------------------------------------------- */
-
-/* Adds up a zone's watermark, and the free memory beyond it. */
-static void vbal_guard_add_zone(struct vbal_signals *s, struct zone *zone)
-{
-	unsigned long high = high_wmark_pages(zone);
-	unsigned long free = zone_page_state(zone, NR_FREE_PAGES);
-
-	s->high_wmark_pages += high;
-	s->above_high_pages +=
-		vbal_beyond(free, high + zone->lowmem_reserve[ZONE_MOVABLE]);
-}
 
 /* for_each_zone() cannot be linked into a module. */
 static void vbal_guard_sum_zones(struct vbal_signals *s)
@@ -401,32 +412,73 @@ static void vbal_guard_sum_zones(struct vbal_signals *s)
 		for (i = 0; i < MAX_NR_ZONES; i++) {
 			zone = &NODE_DATA(nid)->node_zones[i];
 			if (managed_zone(zone))
-				vbal_guard_add_zone(s, zone);
+				s->high_wmark_pages += high_wmark_pages(zone);
 		}
+		s->above_high_pages += vbal_node_room(nid);
 	}
 }
 
-/*
- * all_vm_events() would do, but sleeps and sums up a hundred counters. Without
- * its lock a CPU on its way out may be missed for a moment.
- */
-static void vbal_guard_sum_events(struct vbal_signals *s)
+static unsigned long vbal_guard_stalls(void)
 {
-#ifdef CONFIG_VM_EVENT_COUNTERS
 	const int stall = ALLOCSTALL_NORMAL - ZONE_NORMAL;
-	const struct vm_event_state *state;
-	int cpu, zid;
+	unsigned long sum = 0;
+	int zid;
 
-	for_each_online_cpu(cpu) {
-		state = &per_cpu(vm_event_states, cpu);
-		s->swapped_out += READ_ONCE(state->event[PSWPOUT]);
+	for (zid = 0; zid <= ZONE_MOVABLE; zid++)
+		sum += vbal_event_sum(stall + zid);
+	return sum;
+}
+
+static unsigned long vbal_guard_swapped_out(void)
+{
+	unsigned long sum = vbal_event_sum(PSWPOUT);
+
 #ifdef CONFIG_ZSWAP
-		s->swapped_out += READ_ONCE(state->event[ZSWPOUT]);
+	sum += vbal_event_sum(ZSWPOUT);
 #endif
-		for (zid = 0; zid <= ZONE_MOVABLE; zid++)
-			s->alloc_stalls += READ_ONCE(state->event[stall + zid]);
-	}
-#endif
+	return sum;
+}
+
+static void vbal_guard_count_missed(struct vbal_signals *s)
+{
+	unsigned long activated =
+		global_node_page_state(WORKINGSET_ACTIVATE_ANON) +
+		global_node_page_state(WORKINGSET_ACTIVATE_FILE);
+	unsigned long restored =
+		global_node_page_state(WORKINGSET_RESTORE_ANON) +
+		global_node_page_state(WORKINGSET_RESTORE_FILE);
+
+	s->missed[VBAL_REFAULTED] =
+		global_node_page_state(WORKINGSET_REFAULT_ANON) +
+		global_node_page_state(WORKINGSET_REFAULT_FILE);
+	/* Restored ones are activated too, but not counted so by MGLRU. */
+	s->missed[VBAL_ACTIVATED] = max(activated, restored);
+}
+
+/*
+ * Dropping dentries and inodes takes __GFP_FS, and with that reclaim may swap
+ * tmpfs out: only where there is no swap.
+ */
+static unsigned long vbal_guard_slab(void)
+{
+	return get_nr_swap_pages() > 0 ?
+		       0 :
+		       global_node_page_state_pages(NR_SLAB_RECLAIMABLE_B);
+}
+
+/* Read more than once: no proof that it is still in use, but all that is known. */
+static bool vbal_guard_cache_is_active(void)
+{
+	return global_node_page_state(NR_ACTIVE_FILE) >
+	       global_node_page_state(NR_INACTIVE_FILE);
+}
+
+static unsigned long vbal_guard_cache(void)
+{
+	return vbal_beyond(global_node_page_state(NR_ACTIVE_FILE) +
+				   global_node_page_state(NR_INACTIVE_FILE),
+			   global_node_page_state(NR_FILE_DIRTY) +
+				   global_node_page_state(NR_WRITEBACK));
 }
 
 /**
@@ -434,13 +486,14 @@ static void vbal_guard_sum_events(struct vbal_signals *s)
  * @s: the result
  * @held_pages: what the balloon holds
  * @held_in_total: held pages are still part of MemTotal
+ * @own_stalls: how often the balloon itself has reclaimed since boot
  *
  * A few counters per zone and per CPU, cheap enough for every batch.
  *
  * Context: any; takes no lock.
  */
 void vbal_guard_sample(struct vbal_signals *s, unsigned long held_pages,
-		       bool held_in_total)
+		       bool held_in_total, unsigned long own_stalls)
 {
 	*s = (struct vbal_signals){
 		.now_ms = vbal_now_ms(),
@@ -448,18 +501,17 @@ void vbal_guard_sample(struct vbal_signals *s, unsigned long held_pages,
 		.held_pages = held_pages,
 		.avail_pages = max(si_mem_available(), 0L),
 		.free_pages = global_zone_page_state(NR_FREE_PAGES),
-		.refaults = global_node_page_state(WORKINGSET_REFAULT_ANON) +
-			    global_node_page_state(WORKINGSET_REFAULT_FILE),
+		.cache_pages = vbal_guard_cache(),
+		.cache_is_active = vbal_guard_cache_is_active(),
+		.slab_pages = vbal_guard_slab(),
+		.swapped_out = vbal_guard_swapped_out(),
+		.kswapd_pages = vbal_reclaim_sum(PGSTEAL_KSWAPD),
+		.alloc_stalls = vbal_beyond(vbal_guard_stalls(), own_stalls),
 	};
 	if (!held_in_total)
 		s->total_pages += held_pages;
-	s->warm_pages = global_node_page_state(NR_ACTIVE_FILE);
-	s->cold_pages =
-		vbal_beyond(global_node_page_state(NR_INACTIVE_FILE),
-			    global_node_page_state(NR_FILE_DIRTY) +
-				    global_node_page_state(NR_WRITEBACK));
+	vbal_guard_count_missed(s);
 	vbal_guard_sum_zones(s);
-	vbal_guard_sum_events(s);
 }
 
 /* Pressure ---------------------------------------------------------------- */
@@ -475,53 +527,140 @@ static bool vbal_guard_is_tight(const struct vbal_guard *g,
 	       s->avail_pages / 2 < READ_ONCE(g->reserve_pages);
 }
 
+/*
+ * Does more come back than comes back anyway? Twice, as nothing is steady.
+ *
+ * That the kernel takes a page for part of a working set is good evidence, but
+ * it never does for one who reads a set of files in a ring that has become
+ * larger than the page cache: there every page comes back and none is told.
+ */
+static bool vbal_guard_misses(const struct vbal_guard *g,
+			      const struct vbal_signals *s)
+{
+	unsigned long limit = min(s->total_pages / 1024, VBAL_MISSED_MAX_PAGES);
+	unsigned long age_ms = s->now_ms - g->mark.now_ms;
+	unsigned int i;
+
+	for (i = 0; i < VBAL_NR_MISSED; i++)
+		if (vbal_beyond(s->missed[i], g->mark.missed[i]) >
+		    limit + 2 * g->foreign_per_s[i] * age_ms / MSEC_PER_SEC)
+			return true;
+	return false;
+}
+
 static enum vbal_pressure vbal_guard_compare(const struct vbal_guard *g,
 					     const struct vbal_signals *s)
 {
 	const struct vbal_signals *mark = &g->mark;
-	/* Cold cache comes at 32 pages a stall; at fewer than 8 it runs out. */
-	unsigned long own_stalls = g->dropped_pages / 8;
 
 	if (vbal_beyond(s->swapped_out, mark->swapped_out) >
 	    VBAL_SWAP_LIMIT_PAGES)
 		return VBAL_PRESSURE_SWAP;
-	if (vbal_beyond(s->refaults, mark->refaults) > s->total_pages / 1024)
-		return VBAL_PRESSURE_REFAULT;
-	if (vbal_beyond(s->alloc_stalls, mark->alloc_stalls) >
-	    VBAL_STALL_LIMIT + own_stalls)
+	if (vbal_guard_misses(g, s))
+		return VBAL_PRESSURE_MISSED;
+	if (vbal_beyond(s->alloc_stalls, mark->alloc_stalls) > VBAL_STALL_LIMIT)
 		return VBAL_PRESSURE_STALL;
 	return VBAL_CALM;
 }
 
+/* One kind of what comes back: is it the balloon's fault? */
+static void vbal_guard_learn_rate(struct vbal_guard *g, unsigned int i,
+				  unsigned long missed, unsigned long room,
+				  unsigned long age_ms)
+{
+	unsigned long *known = &g->foreign_per_s[i];
+	unsigned long left = *known;
+
+	/* Over, or nearly so: forgotten slowly. */
+	if (2 * missed * MSEC_PER_SEC / age_ms < left)
+		left -= left * min(age_ms, MSEC_PER_SEC) / 8000;
+	if (g->dropped_pages)
+		missed = vbal_beyond(missed, room);
+	*known = max(missed * MSEC_PER_SEC / age_ms, left);
+}
+
+/*
+ * Was it page cache that the guest missed? Once it has read twice as much again
+ * as was given back, and goes on, it was not: then there is no reason to wait.
+ * True: that is not known yet.
+ */
+static bool vbal_guard_on_trial(struct vbal_guard *g,
+				const struct vbal_signals *s)
+{
+	unsigned long again =
+		vbal_beyond(s->missed[VBAL_REFAULTED], g->undone_missed);
+
+	if (!g->undone_pages)
+		return false;
+	if (!g->dropped_pages && again > 2 * g->undone_pages) {
+		g->hold_ms = 0;
+		g->hold_until_ms = s->now_ms;
+		atomic64_set(&g->settle_until_ms, s->now_ms);
+		g->undone_pages = 0;
+	} else if (s->now_ms >= atomic64_read(&g->settle_until_ms)) {
+		g->undone_pages = 0;
+	}
+	return g->undone_pages;
+}
+
+/*
+ * What comes back before any page cache was taken, or after all of it was given
+ * back, is not the balloon's fault: a stream, files that never fitted.
+ *
+ * And pages that come back need room: it comes from free memory, or somebody
+ * reclaims. Where neither happens, a container at its own limit drops its own
+ * pages and reads them again.
+ */
+static void vbal_guard_learn(struct vbal_guard *g, const struct vbal_signals *s)
+{
+	const struct vbal_signals *mark = &g->mark;
+	unsigned long age_ms = s->now_ms - mark->now_ms;
+	unsigned long room = vbal_beyond(mark->free_pages, s->free_pages) +
+			     vbal_beyond(s->kswapd_pages, mark->kswapd_pages) +
+			     VBAL_STALL_PAGES * vbal_beyond(s->alloc_stalls,
+							    mark->alloc_stalls);
+	unsigned int i;
+
+	/* It is about what happens while the balloon does nothing. */
+	if (g->took_cache || age_ms < VBAL_LEARN_MS ||
+	    s->held_pages != mark->held_pages || vbal_guard_on_trial(g, s))
+		return;
+	for (i = 0; i < VBAL_NR_MISSED; i++)
+		vbal_guard_learn_rate(
+			g, i, vbal_beyond(s->missed[i], mark->missed[i]), room,
+			age_ms);
+	if (!g->foreign_per_s[VBAL_REFAULTED] || age_ms >= VBAL_LEARN_MAX_MS)
+		g->learned_at_ms = s->now_ms;
+}
+
+/* Longer each time, unless the last is long ago. Seen again meanwhile: extended. */
 static void vbal_guard_hold(struct vbal_guard *g, u64 now_ms,
 			    enum vbal_pressure pressure)
 {
-	if (now_ms >= g->hold_until_ms)
+	if (now_ms >= g->hold_until_ms) {
 		g->nr_pressure_events++;
-	g->hold_ms = clamp(2 * g->hold_ms, VBAL_HOLD_MIN_MS, VBAL_HOLD_MAX_MS);
+		if (now_ms - g->hold_until_ms >
+		    VBAL_HOLD_FORGET_MS + 4 * g->hold_ms)
+			g->hold_ms = 0;
+		g->hold_ms = clamp(2 * g->hold_ms, VBAL_HOLD_MIN_MS,
+				   VBAL_HOLD_MAX_MS);
+	}
 	g->hold_until_ms = now_ms + g->hold_ms;
 	g->pressure = pressure;
-	g->unanswered = pressure;
-	g->portion_pages = 0;
-	g->portion_end_pages = 0;
+	g->pressed_at_ms = now_ms;
+	/* Missed while more was being taken: first see what stopping does. */
+	if (pressure != VBAL_PRESSURE_MISSED || !g->took_cache)
+		g->unanswered = pressure;
+	g->step_pages = 0;
 }
 
-/* A second passed without pressure: what was dropped is missed less and less. */
-static void vbal_guard_calm(struct vbal_guard *g, u64 now_ms)
+/* What came of the last grant of page cache. */
+static void vbal_guard_count_dropped(struct vbal_guard *g,
+				     const struct vbal_signals *s)
 {
-	if (now_ms >= g->hold_until_ms)
-		g->hold_ms /= 2;
-	g->undo_pages -= g->undo_pages / 4;
-}
-
-/* What was dropped lately is what is missed. */
-static unsigned long vbal_guard_undo(struct vbal_guard *g)
-{
-	unsigned long nr_pages =
-		min(g->undo_pages, g->total_pages >> VBAL_UNDO_SHIFT);
-
-	g->undo_pages = 0;
-	return nr_pages;
+	if (g->granted)
+		g->dropped_pages += vbal_beyond(s->held_pages, g->granted_at);
+	g->granted = false;
 }
 
 /* Takes notice of new signals: judges them and moves the window. */
@@ -532,18 +671,19 @@ static void vbal_guard_notice(struct vbal_guard *g,
 	u64 age_ms = s->now_ms - g->mark.now_ms;
 	bool fresh = g->marked && age_ms < VBAL_STALE_MS;
 
-	if (fresh && vbal_guard_is_tight(g, s))
+	vbal_guard_scale(g, s->total_pages);
+	vbal_guard_count_dropped(g, s);
+	if (fresh && vbal_guard_is_tight(g, s)) {
+		vbal_guard_learn(g, s);
 		pressure = vbal_guard_compare(g, s);
+	}
 	if (pressure == VBAL_CALM && fresh && age_ms < VBAL_WINDOW_MS)
 		return;
-
 	if (pressure != VBAL_CALM)
 		vbal_guard_hold(g, s->now_ms, pressure);
-	else
-		vbal_guard_calm(g, s->now_ms);
 	g->mark = *s;
 	g->marked = true;
-	g->dropped_pages = 0;
+	g->took_cache = false;
 }
 
 /* Inflating --------------------------------------------------------------- */
@@ -557,29 +697,43 @@ static void vbal_guard_refuse(struct vbal_verdict *v, enum vbal_state state,
 	v->retry_ms = clamp_t(u64, retry_ms, 1, VBAL_FLOOR_RETRY_MS);
 }
 
+/* Soon after pressure was seen it may have to be answered; later it may not. */
+static u64 vbal_guard_hold_retry(const struct vbal_guard *g,
+				 const struct vbal_signals *s, u64 until_ms)
+{
+	bool fresh = s->now_ms - g->pressed_at_ms < 2 * VBAL_WINDOW_MS;
+
+	return min_t(u64, until_ms - s->now_ms,
+		     fresh ? VBAL_PRESSED_LOOK_MS : VBAL_FLOOR_RETRY_MS);
+}
+
 /* Is inflation on hold because something was given back? */
-static bool vbal_guard_settling(const struct vbal_guard *g, u64 now_ms,
+static bool vbal_guard_settling(const struct vbal_guard *g,
+				const struct vbal_signals *s,
 				struct vbal_verdict *v)
 {
-	u64 settle_until_ms = atomic64_read(&g->settle_until_ms);
+	u64 until_ms = atomic64_read(&g->settle_until_ms);
 
-	if (now_ms >= settle_until_ms)
+	if (s->now_ms >= until_ms)
 		return false;
 	vbal_guard_refuse(v, VBAL_STATE_HELD_BY_PRESSURE,
 			  "memory was given back a moment ago",
-			  settle_until_ms - now_ms);
+			  vbal_guard_hold_retry(g, s, until_ms));
 	return true;
 }
 
-/* Is inflation on hold because of pressure? */
+/* Is inflation on hold, because of pressure or of something given back? */
 static bool vbal_guard_on_hold(const struct vbal_guard *g,
 			       const struct vbal_signals *s,
 			       struct vbal_verdict *v)
 {
+	if (vbal_guard_settling(g, s, v))
+		return true;
 	if (s->now_ms < g->hold_until_ms && vbal_guard_is_tight(g, s)) {
 		vbal_guard_refuse(v, VBAL_STATE_HELD_BY_PRESSURE,
 				  vbal_pressure_names[g->pressure],
-				  g->hold_until_ms - s->now_ms);
+				  vbal_guard_hold_retry(g, s,
+							g->hold_until_ms));
 		return true;
 	}
 	return false;
@@ -606,61 +760,126 @@ static unsigned long vbal_guard_room(const struct vbal_guard *g,
 	return min(floor, reserve);
 }
 
-/* The next portion of page cache is twice the last, unless that is long ago. */
-static void vbal_guard_next_portion(struct vbal_guard *g,
-				    const struct vbal_signals *s, bool cold)
+/* A new target is a new ask; what page cache stays is fixed when it begins. */
+static void vbal_guard_begin_ask(struct vbal_guard *g,
+				 const struct vbal_signals *s,
+				 unsigned long want_pages)
 {
-	unsigned int shift = cold ? VBAL_COLD_SHIFT : VBAL_WARM_SHIFT;
-	unsigned long smallest =
-		max(s->total_pages >> VBAL_PORTION_SHIFT, VBAL_MIN_GRANT_PAGES);
-	unsigned long largest = max(s->total_pages >> shift, smallest);
+	unsigned long target = s->held_pages + want_pages;
 
-	if (s->now_ms - g->portion_after_ms > VBAL_WINDOW_MS)
-		g->portion_pages = 0;
-	g->portion_pages = clamp(2 * g->portion_pages, smallest, largest);
-	g->portion_end_pages = s->held_pages + g->portion_pages;
-	g->portion_after_ms = s->now_ms + (cold ? VBAL_COLD_MS : VBAL_WARM_MS);
-	g->dropped_pages += g->portion_pages;
-	g->undo_pages += g->portion_pages;
+	if (target == g->asked_pages)
+		return;
+	g->asked_pages = target;
+	g->keep_pages = max(s->total_pages / 64, s->cache_pages / 16);
+	if (!s->held_pages)
+		g->dropped_pages = 0;
 }
 
-/* What is left of this portion of page cache, or the next if its time is come. */
-static void vbal_guard_portion(struct vbal_guard *g,
-			       const struct vbal_signals *s,
-			       unsigned long want_pages, bool cold,
-			       struct vbal_verdict *v)
+static unsigned int vbal_guard_look_ms(const struct vbal_guard *g,
+				       const struct vbal_signals *s)
 {
-	if (s->now_ms >= g->portion_after_ms)
-		vbal_guard_next_portion(g, s, cold);
-	v->reclaim = true;
-	v->grant_pages = min(want_pages,
-			     vbal_beyond(g->portion_end_pages, s->held_pages));
-	if (!v->grant_pages)
-		vbal_guard_refuse(v, VBAL_STATE_INFLATING,
-				  "dropping page cache in portions",
-				  g->portion_after_ms - s->now_ms);
+	unsigned int least_ms = s->cache_is_active && !g->may_give_back ?
+					VBAL_LOOK_ACTIVE_MS :
+					VBAL_LOOK_MS;
+
+	return clamp(g->hold_ms, least_ms, VBAL_LOOK_MAX_MS);
 }
 
 /*
- * Page cache, the cold first. Half of each kind stays: cold pages are cold only
- * so far, and a guest without any page cache reads its programs over and over.
+ * The next step is twice the last if that was not missed. As long as nobody ever
+ * missed anything, reclaim takes longer than a look. Who did gets more time to
+ * do so again, since files may be read once in some seconds; until the largest
+ * step was not missed.
  */
+static void vbal_guard_next_step(struct vbal_guard *g,
+				 const struct vbal_signals *s)
+{
+	unsigned long smallest =
+		max(s->total_pages / 1024, VBAL_MIN_GRANT_PAGES);
+	unsigned long largest = max(s->total_pages / 8, smallest);
+
+	g->step_pages = clamp(2 * g->step_pages, smallest, largest);
+	g->step_end_pages = s->held_pages + g->step_pages;
+	g->look_at_ms = s->now_ms + vbal_guard_look_ms(g, s);
+	if (g->step_pages == largest)
+		g->hold_ms = 0;
+}
+
+/* Before page cache is taken it has to be known what comes back anyway. */
+static bool vbal_guard_must_learn(struct vbal_guard *g,
+				  const struct vbal_signals *s,
+				  struct vbal_verdict *v)
+{
+	if (g->dropped_pages || s->now_ms < g->learned_at_ms + VBAL_STALE_MS)
+		return false;
+	if (s->held_pages != g->mark.held_pages) {
+		g->mark = *s;
+		g->took_cache = false;
+	}
+	vbal_guard_refuse(v, VBAL_STATE_INFLATING,
+			  "looking what the guest reads again anyway",
+			  VBAL_LEARN_MS);
+	return true;
+}
+
+static void vbal_guard_ask_step(struct vbal_guard *g,
+				const struct vbal_signals *s,
+				unsigned long want_pages,
+				struct vbal_verdict *v)
+{
+	if (!g->step_pages ||
+	    (s->held_pages >= g->step_end_pages && s->now_ms >= g->look_at_ms))
+		vbal_guard_next_step(g, s);
+	v->grant_pages =
+		min(want_pages, vbal_beyond(g->step_end_pages, s->held_pages));
+	if (!v->grant_pages) {
+		vbal_guard_refuse(
+			v, VBAL_STATE_INFLATING,
+			"looking whether dropped page cache is missed",
+			g->look_at_ms - s->now_ms);
+		return;
+	}
+	v->reclaim = true;
+	v->slab = s->slab_pages > s->cache_pages / 4;
+	g->took_cache = true;
+	g->granted = true;
+	g->granted_at = s->held_pages;
+}
+
 static void vbal_guard_ask_cache(struct vbal_guard *g,
 				 const struct vbal_signals *s,
 				 unsigned long want_pages,
 				 struct vbal_verdict *v)
 {
-	unsigned long cold = min(want_pages, s->cold_pages / 2);
-	unsigned long warm = min(want_pages, s->warm_pages / 2);
+	unsigned long spare =
+		vbal_beyond(s->cache_pages + s->slab_pages, g->keep_pages);
 
-	if (vbal_guard_enough(cold, want_pages))
-		vbal_guard_portion(g, s, cold, true, v);
-	else if (vbal_guard_enough(warm, want_pages))
-		vbal_guard_portion(g, s, warm, false, v);
-	else
+	if (!vbal_guard_enough(spare, want_pages))
 		vbal_guard_refuse(v, VBAL_STATE_HELD_BY_FLOOR,
 				  "what the guest has left is in use",
 				  VBAL_FLOOR_RETRY_MS);
+	else if (!vbal_guard_must_learn(g, s, v))
+		vbal_guard_ask_step(g, s, min(want_pages, spare), v);
+}
+
+/* The host wins; but each step is short, so that a new target is seen soon. */
+static void vbal_guard_ask_squeezed(struct vbal_guard *g,
+				    const struct vbal_signals *s,
+				    unsigned long want_pages,
+				    struct vbal_verdict *v)
+{
+	vbal_guard_scale(g, s->total_pages);
+	if (vbal_guard_settling(g, s, v))
+		return;
+	v->grant_pages = want_pages;
+	if (s->above_high_pages >= want_pages)
+		return;
+	if (s->above_high_pages >= VBAL_SQUEEZE_PAGES) {
+		v->grant_pages = s->above_high_pages;
+		return;
+	}
+	v->grant_pages = min(want_pages, VBAL_SQUEEZE_PAGES);
+	v->reclaim = true;
 }
 
 /**
@@ -683,13 +902,12 @@ void vbal_guard_ask(struct vbal_guard *g, const struct vbal_signals *s,
 
 	*v = (struct vbal_verdict){ .state = VBAL_STATE_INFLATING };
 	if (READ_ONCE(g->policy) == VBAL_GUARD_SQUEEZE) {
-		/* What kept the OOM killer away is not taken again at once. */
-		if (!vbal_guard_settling(g, s->now_ms, v))
-			v->grant_pages = want_pages;
+		vbal_guard_ask_squeezed(g, s, want_pages, v);
 		return;
 	}
 	vbal_guard_notice(g, s);
-	if (vbal_guard_settling(g, s->now_ms, v) || vbal_guard_on_hold(g, s, v))
+	vbal_guard_begin_ask(g, s, want_pages);
+	if (vbal_guard_on_hold(g, s, v))
 		return;
 	room = vbal_guard_room(g, s, &limit);
 	if (!vbal_guard_enough(room, want_pages)) {
@@ -724,7 +942,7 @@ unsigned int vbal_guard_alloc_failed(struct vbal_guard *g, u64 now_ms)
 	g->failed_at_ms = now_ms;
 	g->backoff_ms = clamp(2 * g->backoff_ms, VBAL_BACKOFF_MIN_MS,
 			      VBAL_BACKOFF_MAX_MS);
-	g->portion_pages = 0;
+	g->step_pages = 0;
 	return g->backoff_ms;
 }
 
@@ -779,22 +997,21 @@ static unsigned long vbal_guard_owed(struct vbal_guard *g,
 				     const struct vbal_signals *s,
 				     const char **why)
 {
-	unsigned long reserve = READ_ONCE(g->reserve_pages);
 	enum vbal_pressure pressure = g->unanswered;
+	unsigned long limit = ULONG_MAX;
 
 	g->unanswered = VBAL_CALM;
 	*why = vbal_pressure_names[pressure];
-	if (s->avail_pages < reserve / 2) {
+	if (s->avail_pages < READ_ONCE(g->reserve_pages) / 2)
 		*why = "the guest has used up half its reserve";
-		return vbal_steps_next(&g->give_back, g->total_pages,
-				       s->now_ms);
-	}
-	if (pressure == VBAL_CALM)
+	else if (pressure == VBAL_CALM)
 		return 0;
-	/* Reading a file set larger than RAM must not empty the balloon. */
-	if (pressure == VBAL_PRESSURE_REFAULT && s->avail_pages / 2 >= reserve)
-		return vbal_guard_undo(g);
-	return vbal_steps_next(&g->give_back, g->total_pages, s->now_ms);
+	else if (pressure == VBAL_PRESSURE_MISSED)
+		/* A working set larger than RAM must not empty the balloon. */
+		limit = g->dropped_pages;
+	return min(limit, limit ? vbal_steps_next(&g->give_back, g->total_pages,
+						  s->now_ms) :
+				  0);
 }
 
 /**
@@ -819,6 +1036,10 @@ void vbal_guard_watch(struct vbal_guard *g, const struct vbal_signals *s,
 	v->give_back_pages = min(vbal_guard_owed(g, s, &v->why), s->held_pages);
 	if (!v->give_back_pages)
 		return;
+	if (!g->undone_pages)
+		g->undone_missed = s->missed[VBAL_REFAULTED];
+	g->undone_pages += v->give_back_pages;
+	g->dropped_pages -= min(g->dropped_pages, v->give_back_pages);
 	g->nr_give_backs++;
 	g->nr_give_back_pages += v->give_back_pages;
 	vbal_guard_settle(g, s->now_ms);

@@ -119,7 +119,8 @@ static unsigned long vbal_hint_spare_pages(struct vbal_hint *h)
 	if (READ_ONCE(h->shrunk) || READ_ONCE(h->offlining))
 		return 0;
 	vbal_guard_sample(&s, vbal_pages_held(&h->size->pages),
-			  !h->size->pages.adjust_managed);
+			  !h->size->pages.adjust_managed,
+			  vbal_reclaim_stalls(&h->size->pages.reclaim));
 	if (s.above_high_pages <= s.high_wmark_pages ||
 	    s.avail_pages <= reserve)
 		return 0;
@@ -133,7 +134,7 @@ static unsigned long vbal_hint_spare_pages(struct vbal_hint *h)
  */
 static struct page *vbal_hint_alloc(struct vbal_hint *h, unsigned long spare)
 {
-	gfp_t gfp = vbal_pages_gfp_block() | __GFP_HIGHMEM;
+	gfp_t gfp = vbal_pages_gfp_block();
 
 	for (; h->order >= VBAL_BLOCK_ORDER; h->order--) {
 		struct page *page = NULL;

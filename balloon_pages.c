@@ -26,6 +26,11 @@ MODULE_PARM_DESC(
 	uncleared,
 	"take pages without clearing them first where the kernel can do that despite init_on_alloc (default Y)");
 
+/* Reclaimed at a time, until target, guard and stop are looked at again. */
+#define VBAL_STROKE_PAGES ((unsigned long)SZ_16M >> PAGE_SHIFT)
+/* More than this is not left lying in pieces. */
+#define VBAL_SLACK_MAX_PAGES ((unsigned long)SZ_128M >> PAGE_SHIFT)
+
 /* Result of vbal_pages_probe_uncleared(): __GFP_ZEROTAGS or nothing. */
 static gfp_t vbal_gfp_uncleared __ro_after_init;
 
@@ -98,6 +103,7 @@ void vbal_pages_init(struct vbal_pages *vp, bool adjust_managed)
 
 	memset(vp, 0, sizeof(*vp));
 	spin_lock_init(&vp->lock);
+	vbal_reclaim_init(&vp->reclaim);
 	vp->adjust_managed = adjust_managed;
 	vp->top_order = VBAL_MAX_ORDER;
 	for (mode = 0; mode < VBAL_NR_MODES; mode++) {
@@ -137,7 +143,7 @@ static gfp_t vbal_pages_gfp_zone(void)
  * whatever is held can make way: so ZONE_MOVABLE and highmem come first, and
  * the memory that the kernel itself needs comes last.
  *
- * Return: gfp flags for orders from VBAL_BLOCK_ORDER up.
+ * Return: gfp flags for any order.
  */
 gfp_t vbal_pages_gfp_block(void)
 {
@@ -145,43 +151,54 @@ gfp_t vbal_pages_gfp_block(void)
 	       __GFP_NOMEMALLOC | vbal_gfp_uncleared;
 }
 
-static gfp_t vbal_pages_gfp(const struct vbal_want *want, unsigned int order)
+/*
+ * Not NORETRY, which gives up on large blocks before anything is reclaimed.
+ * Without IO reclaim can drop clean pages, not write or swap, nor does the
+ * kernel compact.
+ */
+static gfp_t vbal_pages_gfp_room(const struct vbal_want *want)
 {
-	gfp_t gfp = GFP_USER | vbal_pages_gfp_zone() | __GFP_NOWARN |
-		    __GFP_NORETRY | __GFP_NOMEMALLOC | vbal_gfp_uncleared;
+	gfp_t gfp = (vbal_pages_gfp_block() & ~__GFP_NORETRY) |
+		    __GFP_DIRECT_RECLAIM | __GFP_THISNODE;
 
-	if (order >= VBAL_BLOCK_ORDER)
-		return vbal_pages_gfp_block();
-	if (want->squeeze && !order)
-		return gfp;
-	gfp &= ~__GFP_RECLAIM;
-	/* Without IO and FS reclaim can drop clean pages, not write or swap. */
-	if (want->reclaim && !order)
-		gfp = (gfp & ~(__GFP_IO | __GFP_FS)) | __GFP_DIRECT_RECLAIM;
+	if (want->slab || want->squeeze)
+		gfp |= __GFP_FS;
+	if (want->squeeze)
+		gfp |= __GFP_IO;
 	return gfp;
 }
 
-/* The node with most free memory, so that no node is drained before others. */
-static int vbal_pages_node(void)
+static unsigned long vbal_pages_left(const struct vbal_want *want,
+				     const struct vbal_blocks *out)
 {
-	unsigned long best_free = 0;
-	int nid, best = NUMA_NO_NODE;
+	return out->nr_blocks < want->max_blocks ?
+		       want->nr_pages - min(out->nr_pages, want->nr_pages) :
+		       0;
+}
 
-	if (num_online_nodes() == 1)
-		return first_online_node;
-	for_each_online_node(nid) {
-		struct zone *zones = NODE_DATA(nid)->node_zones;
-		unsigned long nr_free = 0;
-		int i;
+/* As virtio_balloon would: down to the min watermarks, by any reclaim. */
+static struct page *vbal_pages_squeeze(struct vbal_pages *vp)
+{
+	gfp_t gfp = vbal_pages_gfp_block() | __GFP_RECLAIM | __GFP_IO |
+		    __GFP_FS;
 
-		for (i = 0; i < MAX_NR_ZONES; i++)
-			nr_free += zone_page_state(&zones[i], NR_FREE_PAGES);
-		if (nr_free > best_free) {
-			best_free = nr_free;
-			best = nid;
-		}
-	}
-	return best == NUMA_NO_NODE ? numa_mem_id() : best;
+	atomic_long_inc(&vp->reclaim.nr_stalls);
+	return alloc_page(gfp);
+}
+
+/* Pieces that reclaim leaves lie there until they are so many: they may merge. */
+static unsigned long vbal_pages_slack(unsigned long left)
+{
+	return min3(left, totalram_pages() / 64, VBAL_SLACK_MAX_PAGES);
+}
+
+static unsigned int vbal_pages_min_order(const struct vbal_want *want,
+					 unsigned long left)
+{
+	if (!want->reclaim || left < 1UL << VBAL_BLOCK_ORDER ||
+	    vbal_reclaim_largest() >= vbal_pages_slack(left))
+		return want->min_order;
+	return max_t(unsigned int, want->min_order, VBAL_BLOCK_ORDER);
 }
 
 /**
@@ -190,29 +207,30 @@ static int vbal_pages_node(void)
  * @want: how much of what
  * @out: receives the blocks
  *
- * Context: Size worker. May reclaim as @want allows.
- * Return: pages added to @out; 0 when there is no block of the orders that @want allows.
+ * From what the zones have free; only with @want->squeeze more than that.
+ *
+ * Context: Size worker.
+ * Return: pages in @out.
  */
 unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 			       const struct vbal_want *want,
 			       struct vbal_blocks *out)
 {
 	unsigned int order = min(vp->top_order, want->max_order);
-	unsigned long left = want->nr_pages;
-	int nid = vbal_pages_node();
+	unsigned long left;
 
-	while (left && out->nr_blocks < want->max_blocks) {
+	while ((left = vbal_pages_left(want, out))) {
 		struct page *page;
 
 		order = min_t(unsigned int, order, ilog2(left));
-		if (order < want->min_order)
+		if (order < vbal_pages_min_order(want, left))
 			break;
-		page = alloc_pages_node(nid, vbal_pages_gfp(want, order),
-					order);
+		page = vbal_reclaim_take(vbal_pages_gfp_block(), order);
+		if (!page && !order && want->squeeze)
+			page = vbal_pages_squeeze(vp);
 		if (page) {
 			trace_vbal_block_alloc(page_to_pfn(page), order);
 			vbal_blocks_add(out, page, order);
-			left -= 1UL << order;
 			continue;
 		}
 		if (!order) {
@@ -223,7 +241,34 @@ unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 		vp->nr_fallbacks++;
 		vp->top_order = --order;
 	}
-	return want->nr_pages - left;
+	return out->nr_pages;
+}
+
+/**
+ * vbal_pages_make_room() - have page cache dropped
+ * @vp: the pages
+ * @want: how much of what
+ * @out: receives whole blocks that came out of it; the rest is free now
+ *
+ * Context: Size worker.
+ * Return: false if nothing could be reclaimed.
+ */
+bool vbal_pages_make_room(struct vbal_pages *vp, const struct vbal_want *want,
+			  struct vbal_blocks *out)
+{
+	unsigned long left = want->nr_pages;
+	struct page *page;
+	bool progress;
+
+	progress = vbal_reclaim_make(&vp->reclaim, min(left, VBAL_STROKE_PAGES),
+				     vbal_pages_slack(left),
+				     vbal_pages_gfp_room(want));
+	while (vbal_pages_left(want, out) >= VBAL_RECLAIM_PAGES &&
+	       (page = vbal_reclaim_pop(&vp->reclaim)))
+		vbal_blocks_add(out, page, VBAL_RECLAIM_ORDER);
+	/* Orders that could not be had may be there again. */
+	vbal_pages_rewind(vp);
+	return progress;
 }
 
 static void vbal_tally_flush(struct vbal_tally *tally)

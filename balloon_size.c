@@ -216,30 +216,48 @@ static bool vbal_squeezing(struct vbal_size *size)
 	return READ_ONCE(size->guard.policy) == VBAL_GUARD_SQUEEZE;
 }
 
-/* Take blocks for one batch: by range if there are any large enough. */
-static unsigned long vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
-			       const struct vbal_verdict *v,
-			       enum vbal_vq_id *id)
+/* Page cache is dropped for blocks of the mode that comes first. */
+static bool vbal_fill_room(struct vbal_size *size, struct vbal_batch *batch,
+			   struct vbal_want *want)
+{
+	if (!want->reclaim)
+		return false;
+	vbal_wire_room(size->wire, batch,
+		       size->ranges ? VBAL_MODE_RANGE : VBAL_MODE_PFN, want);
+	/* When nothing more comes of it, the pieces will do. */
+	want->reclaim =
+		vbal_pages_make_room(&size->pages, want, &batch->blocks);
+	return want->reclaim;
+}
+
+/*
+ * Take blocks for one batch: by range if there are any large enough. None and
+ * 0: go on, reclaim has made room that is not in large blocks yet.
+ */
+static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
+		     const struct vbal_verdict *v, enum vbal_vq_id *id)
 {
 	struct vbal_want want = {
 		.nr_pages = v->grant_pages,
 		.reclaim = v->reclaim,
+		.slab = v->slab,
 		.squeeze = vbal_squeezing(size),
 	};
 	u64 start_ns = ktime_get_ns();
+	bool progress = vbal_fill_room(size, batch, &want);
 
 	*id = VBAL_VQ_REPORT;
 	if (size->ranges) {
 		vbal_wire_room(size->wire, batch, VBAL_MODE_RANGE, &want);
 		vbal_pages_alloc(&size->pages, &want, &batch->blocks);
 	}
-	if (!batch->blocks.nr_pages) {
+	if (!size->ranges || !batch->blocks.nr_pages) {
 		*id = VBAL_VQ_INFLATE;
 		vbal_wire_room(size->wire, batch, VBAL_MODE_PFN, &want);
 		vbal_pages_alloc(&size->pages, &want, &batch->blocks);
 	}
 	vbal_debug_phase(&size->debug, VBAL_PHASE_ALLOC, start_ns);
-	return batch->blocks.nr_pages;
+	return progress || batch->blocks.nr_pages ? 0 : -ENOMEM;
 }
 
 static int vbal_inflate(struct vbal_size *size, unsigned long want_pages,
@@ -257,7 +275,8 @@ static int vbal_inflate(struct vbal_size *size, unsigned long want_pages,
 	if (ret)
 		return ret;
 	vbal_guard_sample(&s, vbal_pages_held(&size->pages),
-			  !size->pages.adjust_managed);
+			  !size->pages.adjust_managed,
+			  vbal_reclaim_stalls(&size->pages.reclaim));
 	/* What is in flight is as good as gone. */
 	s.held_pages += size->busy_pages;
 	vbal_guard_ask(&size->guard, &s, want_pages, v);
@@ -265,8 +284,11 @@ static int vbal_inflate(struct vbal_size *size, unsigned long want_pages,
 			 READ_ONCE(size->guard.reserve_pages));
 	if (!v->grant_pages)
 		return -EAGAIN;
-	if (!vbal_fill(size, batch, v, &id))
-		return -ENOMEM;
+	ret = vbal_fill(size, batch, v, &id);
+	if (ret)
+		return ret;
+	if (!batch->blocks.nr_pages)
+		return 1;
 	ret = vbal_wire_load(size->wire, batch, id);
 	if (ret) {
 		vbal_pages_discard(&batch->blocks);
@@ -380,7 +402,8 @@ static unsigned long vbal_pressure_pages(struct vbal_size *size,
 
 	if (!size->guard.may_give_back || !held || vbal_squeezing(size))
 		return 0;
-	vbal_guard_sample(&s, held, !size->pages.adjust_managed);
+	vbal_guard_sample(&s, held, !size->pages.adjust_managed,
+			  vbal_reclaim_stalls(&size->pages.reclaim));
 	vbal_guard_watch(&size->guard, &s, v);
 	if (v->give_back_pages)
 		trace_vbal_guard(size->debug.virtio, &s, 0, v,
@@ -602,6 +625,7 @@ static void vbal_size_work_fn(struct work_struct *work)
 			ret = vbal_step(size, &v);
 		while (ret > 0 && !vbal_stopping(size) &&
 		       time_before(jiffies, slice_end));
+	vbal_reclaim_end(&size->pages.reclaim);
 	/* What was with a broken device is not collected but released. */
 	drained = ret == -EIO ? ret : vbal_collect_all(size);
 	vbal_publish(size);
@@ -868,6 +892,7 @@ void vbal_size_stop(struct vbal_size *size)
 	vbal_guard_stop(&size->guard);
 	cancel_delayed_work_sync(&size->work);
 	cancel_delayed_work_sync(&size->settle_work);
+	vbal_reclaim_stop(&size->pages.reclaim);
 	mutex_lock(&size->oom_lock);
 	mutex_unlock(&size->oom_lock);
 	mutex_lock(&size->move.lock);

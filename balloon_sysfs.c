@@ -482,7 +482,8 @@ static int vbal_signals_show(struct seq_file *m, void *unused)
 	struct vbal_signals s;
 
 	vbal_guard_sample(&s, vbal_pages_held(&vb->size.pages),
-			  !vb->size.pages.adjust_managed);
+			  !vb->size.pages.adjust_managed,
+			  vbal_reclaim_stalls(&vb->size.pages.reclaim));
 	seq_printf(m, "total_bytes %llu\n", vbal_pages_to_bytes(s.total_pages));
 	seq_printf(m, "held_bytes %llu\n", vbal_pages_to_bytes(s.held_pages));
 	seq_printf(m, "available_bytes %llu\n",
@@ -490,13 +491,20 @@ static int vbal_signals_show(struct seq_file *m, void *unused)
 	seq_printf(m, "free_bytes %llu\n", vbal_pages_to_bytes(s.free_pages));
 	seq_printf(m, "free_above_watermarks_bytes %llu\n",
 		   vbal_pages_to_bytes(s.above_high_pages));
-	seq_printf(m, "cold_cache_bytes %llu\n",
-		   vbal_pages_to_bytes(s.cold_pages));
+	seq_printf(m, "cache_bytes %llu\n", vbal_pages_to_bytes(s.cache_pages));
+	seq_printf(m, "slab_bytes %llu\n", vbal_pages_to_bytes(s.slab_pages));
 	seq_printf(m, "high_watermark_bytes %llu\n",
 		   vbal_pages_to_bytes(s.high_wmark_pages));
 	seq_printf(m, "swapped_out_pages %lu\n", s.swapped_out);
-	seq_printf(m, "refaulted_pages %lu\n", s.refaults);
+	seq_printf(m, "refaulted_pages %lu\n", s.missed[VBAL_REFAULTED]);
+	seq_printf(m, "activated_pages %lu\n", s.missed[VBAL_ACTIVATED]);
+	seq_printf(m, "refaulted_anyway_pages_per_s %lu\n",
+		   READ_ONCE(g->foreign_per_s[VBAL_REFAULTED]));
+	seq_printf(m, "activated_anyway_pages_per_s %lu\n",
+		   READ_ONCE(g->foreign_per_s[VBAL_ACTIVATED]));
 	seq_printf(m, "allocation_stalls %lu\n", s.alloc_stalls);
+	seq_printf(m, "own_allocation_stalls %lu\n",
+		   vbal_reclaim_stalls(&vb->size.pages.reclaim));
 	seq_printf(m, "floor_bytes %llu\n",
 		   vbal_pages_to_bytes(READ_ONCE(g->floor_pages)));
 	seq_printf(m, "reserve_bytes %llu\n",

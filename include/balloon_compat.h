@@ -146,6 +146,28 @@ static inline void vbal_balloon_page_swap(struct balloon_dev_info *bdi,
 #endif
 
 /*
+ * all_vm_events() would do, but sleeps and sums up a hundred counters. Without
+ * its lock a CPU on its way out may be missed for a moment.
+ */
+static inline unsigned long vbal_event_sum(int item)
+{
+	unsigned long sum = 0;
+#ifdef CONFIG_VM_EVENT_COUNTERS
+	int cpu;
+
+	for_each_online_cpu(cpu)
+		sum += READ_ONCE(per_cpu(vm_event_states, cpu).event[item]);
+#endif
+	return sum;
+}
+
+#ifdef VBAL_HAVE_NODE_PGSCAN
+#define vbal_reclaim_sum(item) global_node_page_state(item)
+#else
+#define vbal_reclaim_sum(item) vbal_event_sum(item)
+#endif
+
+/*
  * v6.7: shrinkers are allocated. struct vbal_shrinker hides which of both it
  * is; the callbacks find their device through vbal_shrinker_priv().
  */

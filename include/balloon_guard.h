@@ -50,16 +50,28 @@ enum vbal_state {
  * enum vbal_pressure - what shows that the guest is short of memory
  * @VBAL_CALM: nothing
  * @VBAL_PRESSURE_SWAP: anonymous memory goes to swap
- * @VBAL_PRESSURE_REFAULT: pages are read again soon after they were dropped
+ * @VBAL_PRESSURE_MISSED: pages that were dropped come back
  * @VBAL_PRESSURE_STALL: allocations have to reclaim memory themselves
  * @VBAL_NR_PRESSURES: number of values
  */
 enum vbal_pressure {
 	VBAL_CALM,
 	VBAL_PRESSURE_SWAP,
-	VBAL_PRESSURE_REFAULT,
+	VBAL_PRESSURE_MISSED,
 	VBAL_PRESSURE_STALL,
 	VBAL_NR_PRESSURES,
+};
+
+/**
+ * enum vbal_missed - pages that came back after they were dropped, by evidence
+ * @VBAL_REFAULTED: all of them
+ * @VBAL_ACTIVATED: those that the kernel takes for part of a working set
+ * @VBAL_NR_MISSED: number of values
+ */
+enum vbal_missed {
+	VBAL_REFAULTED,
+	VBAL_ACTIVATED,
+	VBAL_NR_MISSED,
 };
 
 /**
@@ -73,11 +85,15 @@ enum vbal_pressure {
  * @high_wmark_pages: sum of the zones' high watermarks; below it kswapd works
  * @above_high_pages: those of @free_pages that can be taken without waking
  *	kswapd: beyond each zone's high watermark and its lowmem reserve
- * @cold_pages: clean page cache on the inactive list
- * @warm_pages: page cache on the active list
- * @swapped_out: pages swapped out since boot
- * @refaults: workingset refaults, anon and file, since boot
- * @alloc_stalls: allocations that had to reclaim themselves, since boot
+ * @cache_pages: clean page cache
+ * @cache_is_active: most of it was read more than once
+ * @slab_pages: reclaimable slab, if the balloon can have it dropped: dentries,
+ *	inodes
+ * @swapped_out: pages swapped out since boot, to a disk or into zswap
+ * @missed: pages that came back after they were dropped, since boot
+ * @kswapd_pages: pages that kswapd reclaimed, since boot
+ * @alloc_stalls: allocations of others that had to reclaim themselves, since
+ *	boot
  */
 struct vbal_signals {
 	u64 now_ms;
@@ -87,10 +103,12 @@ struct vbal_signals {
 	unsigned long free_pages;
 	unsigned long high_wmark_pages;
 	unsigned long above_high_pages;
-	unsigned long cold_pages;
-	unsigned long warm_pages;
+	unsigned long cache_pages;
+	bool cache_is_active;
+	unsigned long slab_pages;
 	unsigned long swapped_out;
-	unsigned long refaults;
+	unsigned long missed[VBAL_NR_MISSED];
+	unsigned long kswapd_pages;
 	unsigned long alloc_stalls;
 };
 
@@ -98,8 +116,9 @@ struct vbal_signals {
  * struct vbal_verdict - the guard's answer
  * @grant_pages: so much may be inflated now; 0 means hold
  * @reclaim: beyond free memory: clean page cache has to be dropped for it
+ * @slab: with @reclaim: dentries and inodes, too
  * @state: what to tell people when @grant_pages is 0. VBAL_STATE_INFLATING is
- *	a pause between two portions of page cache
+ *	a moment's wait for the guest to miss what was dropped
  * @why: the reason in words, whenever @grant_pages is 0 or @give_back_pages is
  *	not
  * @retry_ms: when to ask again if @grant_pages is 0
@@ -109,6 +128,7 @@ struct vbal_signals {
 struct vbal_verdict {
 	unsigned long grant_pages;
 	bool reclaim;
+	bool slab;
 	enum vbal_state state;
 	const char *why;
 	unsigned int retry_ms;
@@ -132,21 +152,32 @@ struct vbal_steps {
  *
  * @policy: who wins
  * @may_give_back: DEFLATE_ON_OOM negotiated; constant after probe
- * @total_pages: the guest's memory at probe, the scale of all steps
+ * @floor_set: @floor_pages was set by hand and does not follow hotplug
+ * @reserve_set: likewise
+ * @total_pages: the guest's memory, the scale of all steps; follows hotplug
  * @floor_pages: inflation leaves the guest at least this much memory
  * @reserve_pages: inflation leaves at least this much available
  * @backoff_ms: present pause after failed allocations; size worker
  * @failed_at_ms: when that was; size worker
  * @mark: the signals at the start of the present window; size worker
  * @marked: @mark has been filled; size worker
- * @dropped_pages: page cache granted since @mark; size worker
- * @portion_pages: the present portion of page cache; size worker
- * @portion_end_pages: what the balloon holds when it is used up; size worker
- * @portion_after_ms: no new portion before; size worker
+ * @took_cache: page cache was granted since @mark; size worker
+ * @granted: the last grant was of page cache; size worker
+ * @granted_at: what the balloon held then; size worker
+ * @foreign_per_s: pages that come back each second whatever the balloon does;
+ *	size worker
+ * @learned_at_ms: when that was seen last; size worker
+ * @asked_pages: the target of the present ask; size worker
+ * @keep_pages: page cache that stays whatever this ask wants; size worker
+ * @dropped_pages: page cache that was granted and not given back; size worker
+ * @undone_pages: what has just been given back; size worker
+ * @undone_missed: what had come back when that began; size worker
+ * @step_pages: page cache to be taken until the next look; size worker
+ * @step_end_pages: what the balloon holds when it is used up; size worker
+ * @look_at_ms: then the guest had time to miss it; size worker
  * @pressure: what was seen last; size worker
  * @unanswered: pressure that vbal_guard_watch() has yet to answer; size worker
- * @undo_pages: page cache dropped lately; each calm second a quarter of it is
- *	forgotten; size worker
+ * @pressed_at_ms: when pressure was seen last; size worker
  * @hold_ms: present hold-off for pressure; size worker
  * @hold_until_ms: no inflation before, unless memory becomes plenty; size
  *	worker
@@ -168,6 +199,8 @@ struct vbal_steps {
 struct vbal_guard {
 	enum vbal_policy policy;
 	bool may_give_back;
+	bool floor_set;
+	bool reserve_set;
 	unsigned long total_pages;
 	unsigned long floor_pages;
 	unsigned long reserve_pages;
@@ -176,13 +209,22 @@ struct vbal_guard {
 	u64 failed_at_ms;
 	struct vbal_signals mark;
 	bool marked;
+	bool took_cache;
+	bool granted;
+	unsigned long granted_at;
+	unsigned long foreign_per_s[VBAL_NR_MISSED];
+	u64 learned_at_ms;
+	unsigned long asked_pages;
+	unsigned long keep_pages;
 	unsigned long dropped_pages;
-	unsigned long portion_pages;
-	unsigned long portion_end_pages;
-	u64 portion_after_ms;
+	unsigned long undone_pages;
+	unsigned long undone_missed;
+	unsigned long step_pages;
+	unsigned long step_end_pages;
+	u64 look_at_ms;
 	enum vbal_pressure pressure;
 	enum vbal_pressure unanswered;
-	unsigned long undo_pages;
+	u64 pressed_at_ms;
 	unsigned int hold_ms;
 	u64 hold_until_ms;
 	struct vbal_steps give_back;
@@ -223,7 +265,7 @@ void vbal_guard_stop(struct vbal_guard *g);
 
 /* size worker */
 void vbal_guard_sample(struct vbal_signals *s, unsigned long held_pages,
-		       bool held_in_total);
+		       bool held_in_total, unsigned long own_stalls);
 void vbal_guard_ask(struct vbal_guard *g, const struct vbal_signals *s,
 		    unsigned long want_pages, struct vbal_verdict *v);
 unsigned int vbal_guard_alloc_failed(struct vbal_guard *g, u64 now_ms);

@@ -10,6 +10,7 @@
 #include <linux/spinlock.h>
 
 #include "balloon_compat.h"
+#include "balloon_reclaim.h"
 
 /* The device counts in frames of 4 KiB, whatever the guest's page size. */
 #define VBAL_FRAMES_PER_PAGE (PAGE_SIZE >> VIRTIO_BALLOON_PFN_SHIFT)
@@ -78,6 +79,7 @@ struct vbal_bag {
  * @migrate_arg: for @migrate
  * @adjust_managed: ballooned pages leave MemTotal (DEFLATE_ON_OOM not
  *	negotiated); constant after probe
+ * @reclaim: what reclaim makes free for the balloon; size worker
  * @offlining: memory is going offline: nothing stays whole; under @lock
  * @top_order: largest order that the last allocation could get; size worker
  * @nr_given: pages ever held, for statistics
@@ -95,6 +97,7 @@ struct vbal_pages {
 	spinlock_t lock;
 	atomic_long_t nr_held;
 	bool adjust_managed;
+	struct vbal_reclaim reclaim;
 	bool offlining;
 	unsigned int top_order;
 
@@ -112,9 +115,9 @@ struct vbal_pages {
  * @max_blocks: no more blocks than this
  * @min_order: nothing below this order
  * @max_order: nothing above this order
- * @reclaim: single pages may be had by dropping clean page cache (never by
- *	writing or swapping)
- * @squeeze: single pages may be had by any reclaim, as virtio_balloon does
+ * @reclaim: clean page cache may be dropped for it (nothing written or swapped)
+ * @slab: with @reclaim: dentries and inodes, too
+ * @squeeze: any reclaim will do, as with virtio_balloon, and no watermark holds
  */
 struct vbal_want {
 	unsigned long nr_pages;
@@ -122,6 +125,7 @@ struct vbal_want {
 	unsigned int min_order;
 	unsigned int max_order;
 	bool reclaim;
+	bool slab;
 	bool squeeze;
 };
 
@@ -132,6 +136,8 @@ void vbal_pages_rewind(struct vbal_pages *vp);
 unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 			       const struct vbal_want *want,
 			       struct vbal_blocks *out);
+bool vbal_pages_make_room(struct vbal_pages *vp, const struct vbal_want *want,
+			  struct vbal_blocks *out);
 void vbal_pages_hold(struct vbal_pages *vp, struct vbal_blocks *in,
 		     enum vbal_mode mode);
 unsigned long vbal_pages_settle(struct vbal_pages *vp, unsigned long nr_pages);

@@ -388,7 +388,48 @@ static void gfp_block_takes_movable_memory_without_reclaim(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, gfp & __GFP_NOWARN);
 }
 
+/* Blocks that are there already are as good as such that reclaim makes. */
+static void make_room_hands_out_whole_blocks(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	struct vbal_reclaim *r = &t->vp.reclaim;
+	gfp_t gfp = vbal_pages_gfp_block() | __GFP_DIRECT_RECLAIM;
+	struct page *page;
+
+	KUNIT_EXPECT_NULL(test, vbal_reclaim_pop(r));
+	KUNIT_EXPECT_TRUE(test, vbal_reclaim_make(r, 2 * VBAL_RECLAIM_PAGES,
+						  ULONG_MAX, gfp));
+	KUNIT_EXPECT_GE(test, vbal_reclaim_stalls(r), 1UL);
+	page = vbal_reclaim_pop(r);
+	KUNIT_EXPECT_NOT_NULL(test, page);
+	if (page)
+		__free_pages(page, VBAL_RECLAIM_ORDER);
+	/* What nobody takes does not get lost: pages_test_exit() counts. */
+	vbal_reclaim_stop(r);
+	KUNIT_EXPECT_NULL(test, vbal_reclaim_pop(r));
+}
+
+/* Where there is enough nothing is reclaimed, nor does anybody wait. */
+static void make_room_where_there_is_enough(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	struct vbal_want want = {
+		.nr_pages = BLOCK_PAGES,
+		.max_blocks = UINT_MAX,
+		.max_order = VBAL_MAX_ORDER,
+		.reclaim = true,
+	};
+
+	KUNIT_EXPECT_TRUE(test,
+			  vbal_pages_make_room(&t->vp, &want, &t->blocks));
+	KUNIT_EXPECT_EQ(test, t->blocks.nr_pages, 0UL);
+	KUNIT_EXPECT_EQ(test, vbal_reclaim_stalls(&t->vp.reclaim), 0UL);
+	vbal_reclaim_stop(&t->vp.reclaim);
+}
+
 static struct kunit_case pages_test_cases[] = {
+	KUNIT_CASE(make_room_hands_out_whole_blocks),
+	KUNIT_CASE(make_room_where_there_is_enough),
 	KUNIT_CASE(alloc_takes_largest_first),
 	KUNIT_CASE(alloc_stops_at_max_blocks),
 	KUNIT_CASE(alloc_leaves_what_is_below_min_order),

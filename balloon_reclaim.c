@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Room: what is free in zones and nodes, and how more becomes free. Knows
+ * neither the balloon nor the guard.
+ *
+ * A module can have page cache dropped only by asking for a page that is not
+ * there. Asked for single pages, reclaim takes its detour for each 32 of them,
+ * and what was a large block comes out in pieces. So it is asked for the
+ * largest blocks: the kernel merges what it frees, and whole blocks come out.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include "balloon_reclaim.h"
+
+#include <linux/cpumask.h>
+#include <linux/jiffies.h>
+#include <linux/kernel.h>
+#include <linux/minmax.h>
+#include <linux/mm.h>
+#include <linux/sched.h>
+#include <linux/vmstat.h>
+
+/* So long at most until somebody looks at target, guest and stop again. */
+#define VBAL_RECLAIM_STROKE_MS 10
+/* So many calls in vain, and there is nothing to reclaim. */
+#define VBAL_RECLAIM_IN_VAIN 4
+
+/**
+ * vbal_zone_room() - what a zone can give without waking kswapd
+ * @zone: the zone
+ *
+ * As the kernel's own watermarks: neither what is kept for atomic allocations
+ * nor free CMA pages, which others cannot use, count as free.
+ *
+ * Context: any; takes no lock.
+ * Return: free pages beyond the high watermark and the lowmem reserve.
+ */
+unsigned long vbal_zone_room(struct zone *zone)
+{
+	unsigned long free = zone_page_state(zone, NR_FREE_PAGES);
+	unsigned long keep = high_wmark_pages(zone) +
+			     zone->lowmem_reserve[ZONE_MOVABLE] +
+			     zone->nr_reserved_highatomic +
+			     zone_page_state(zone, NR_FREE_CMA_PAGES);
+
+	return free > keep ? free - keep : 0;
+}
+
+/**
+ * vbal_node_room() - what a node can give without waking kswapd
+ * @nid: the node, online
+ *
+ * Context: any; takes no lock.
+ * Return: pages, the sum over its zones.
+ */
+unsigned long vbal_node_room(int nid)
+{
+	struct zone *zones = NODE_DATA(nid)->node_zones;
+	unsigned long nr_pages = 0;
+	int i;
+
+	for (i = 0; i < MAX_NR_ZONES; i++)
+		if (managed_zone(&zones[i]))
+			nr_pages += vbal_zone_room(&zones[i]);
+	return nr_pages;
+}
+
+/* The node with most room that is not among those tried; NUMA_NO_NODE: none. */
+static int vbal_reclaim_freest_node(const nodemask_t *tried)
+{
+	unsigned long best_pages = 0, nr_pages;
+	int nid, best = NUMA_NO_NODE;
+
+	for_each_online_node(nid) {
+		if (node_isset(nid, *tried))
+			continue;
+		nr_pages = vbal_node_room(nid);
+		if (nr_pages > best_pages) {
+			best_pages = nr_pages;
+			best = nid;
+		}
+	}
+	return best;
+}
+
+/**
+ * vbal_reclaim_largest() - how much there is in one place
+ *
+ * Context: any; takes no lock.
+ * Return: pages that the freest node can give without waking kswapd.
+ */
+unsigned long vbal_reclaim_largest(void)
+{
+	nodemask_t none = NODE_MASK_NONE;
+	int nid = vbal_reclaim_freest_node(&none);
+
+	return nid == NUMA_NO_NODE ? 0 : vbal_node_room(nid);
+}
+
+/*
+ * The allocator would go down to the min watermark of the highest zone before
+ * it turns to the next: it has to be told which zone has something to spare.
+ */
+static gfp_t vbal_zone_gfp(enum zone_type type)
+{
+	switch (type) {
+#ifdef CONFIG_ZONE_DMA
+	case ZONE_DMA:
+		return __GFP_DMA;
+#endif
+#ifdef CONFIG_ZONE_DMA32
+	case ZONE_DMA32:
+		return __GFP_DMA32;
+#endif
+	case ZONE_NORMAL:
+		return 0;
+	default:
+		return __GFP_HIGHMEM;
+	}
+}
+
+/*
+ * A block, unless its zone would be left with less than it needs. To keep kinds
+ * apart the allocator rather goes to a lower zone than to take from this one's
+ * blocks of another kind. So those are asked for by that kind.
+ */
+static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
+				   unsigned int order)
+{
+	static const gfp_t other_kinds[] = { 0, __GFP_RECLAIMABLE };
+	struct page *page;
+	unsigned int i;
+
+	if (vbal_zone_room(zone) < 1UL << order)
+		return NULL;
+	gfp = (gfp & ~__GFP_HIGHMEM) | vbal_zone_gfp(zone_idx(zone)) |
+	      __GFP_THISNODE;
+	for (i = 0;; i++) {
+		page = alloc_pages_node(zone_to_nid(zone), gfp, order);
+		if (!page || vbal_zone_room(page_zone(page)))
+			return page;
+		__free_pages(page, order);
+		if (zone_idx(zone) == ZONE_MOVABLE ||
+		    i == ARRAY_SIZE(other_kinds))
+			return NULL;
+		gfp = (gfp & ~__GFP_MOVABLE) | other_kinds[i];
+	}
+}
+
+/**
+ * vbal_reclaim_take() - take a block where there is most to spare
+ * @gfp: movable, without reclaim
+ * @order: of so many pages
+ *
+ * From the freest node first, so that memory stays level between nodes and no
+ * node's last large blocks go while another has some; there from the highest
+ * zone first, because the kernel's own allocations need the lower ones.
+ *
+ * Context: process context.
+ * Return: the block; NULL if no zone has one to spare.
+ */
+struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order)
+{
+	nodemask_t tried = NODE_MASK_NONE;
+	struct page *page;
+	int nid, i;
+
+	while ((nid = vbal_reclaim_freest_node(&tried)) != NUMA_NO_NODE) {
+		for (i = MAX_NR_ZONES - 1; i >= 0; i--) {
+			struct zone *zone = &NODE_DATA(nid)->node_zones[i];
+
+			if (!managed_zone(zone) || i > gfp_zone(gfp))
+				continue;
+			page = vbal_zone_take(zone, gfp, order);
+			if (page)
+				return page;
+		}
+		node_set(nid, tried);
+	}
+	return NULL;
+}
+
+static unsigned long vbal_node_cache(int nid)
+{
+	atomic_long_t *stat = NODE_DATA(nid)->vm_stat;
+
+	return max(atomic_long_read(&stat[NR_INACTIVE_FILE]), 0L) +
+	       max(atomic_long_read(&stat[NR_ACTIVE_FILE]), 0L);
+}
+
+/* The node with most page cache; memoryless ones have none. */
+static int vbal_reclaim_fullest_node(void)
+{
+	unsigned long best_pages = 0, nr_pages;
+	int nid, best = first_online_node;
+
+	for_each_online_node(nid) {
+		nr_pages = vbal_node_cache(nid);
+		if (nr_pages > best_pages) {
+			best_pages = nr_pages;
+			best = nid;
+		}
+	}
+	return best;
+}
+
+/* Made, or pinned, unless that is over meanwhile. */
+static bool vbal_reclaim_add(struct vbal_reclaim *r, struct page *page,
+			     struct list_head *list)
+{
+	bool open;
+
+	spin_lock(&r->lock);
+	open = r->open;
+	if (open)
+		list_add_tail(&page->lru, list);
+	spin_unlock(&r->lock);
+	return open;
+}
+
+/*
+ * A free block that must stay free, but would be handed out again instead of
+ * anything being reclaimed: one page of it is kept until the end.
+ */
+static void vbal_reclaim_pin(struct vbal_reclaim *r, struct page *page)
+{
+	unsigned long i;
+
+	split_page(page, VBAL_RECLAIM_ORDER);
+	for (i = 1; i < VBAL_RECLAIM_PAGES; i++)
+		__free_page(page + i);
+	if (!vbal_reclaim_add(r, page, &r->pins))
+		__free_page(page);
+}
+
+static void vbal_reclaim_keep(struct vbal_reclaim *r, struct page *page)
+{
+	if (vbal_reclaim_add(r, page, &r->made))
+		atomic_long_sub(VBAL_RECLAIM_PAGES, &r->wanted);
+	else
+		__free_pages(page, VBAL_RECLAIM_ORDER);
+}
+
+/* One call into reclaim. False: it found nothing, but maybe made pieces. */
+static bool vbal_reclaim_once(struct vbal_reclaim *r)
+{
+	struct page *page;
+
+	atomic_long_inc(&r->nr_stalls);
+	page = alloc_pages_node(READ_ONCE(r->nid), READ_ONCE(r->gfp),
+				VBAL_RECLAIM_ORDER);
+	if (!page)
+		return false;
+	if (vbal_zone_room(page_zone(page)))
+		vbal_reclaim_keep(r, page);
+	else
+		vbal_reclaim_pin(r, page);
+	return true;
+}
+
+static bool vbal_reclaim_enough(struct vbal_reclaim *r)
+{
+	return atomic_long_read(&r->wanted) <= 0 ||
+	       vbal_node_room(READ_ONCE(r->nid)) >= READ_ONCE(r->limit);
+}
+
+/* On a CPU that has nothing else to do. */
+static void vbal_reclaim_help(struct work_struct *work)
+{
+	struct vbal_reclaim *r =
+		container_of(work, struct vbal_reclaim, helper);
+
+	set_user_nice(current, MAX_NICE);
+	while (!vbal_reclaim_enough(r)) {
+		vbal_reclaim_once(r);
+		cond_resched();
+	}
+	set_user_nice(current, 0);
+}
+
+static void vbal_reclaim_open(struct vbal_reclaim *r, unsigned long nr_pages,
+			      unsigned long limit, gfp_t gfp)
+{
+	spin_lock(&r->lock);
+	r->open = true;
+	spin_unlock(&r->lock);
+	WRITE_ONCE(r->nid, vbal_reclaim_fullest_node());
+	WRITE_ONCE(r->gfp, gfp);
+	WRITE_ONCE(r->limit, limit);
+	atomic_long_set(&r->wanted, nr_pages);
+	if (num_online_cpus() > 1)
+		queue_work(system_unbound_wq, &r->helper);
+}
+
+/**
+ * vbal_reclaim_make() - have page cache dropped, in large blocks
+ * @r: the reclaim
+ * @nr_pages: so much, or what comes within some ms
+ * @limit: or until a node has so much free, in whatever pieces
+ * @gfp: __GFP_IO: may also write and swap, and compact. __GFP_FS: may also
+ *	drop dentries and inodes
+ *
+ * What comes out is in vbal_reclaim_pop(), or free. Free memory does not fall.
+ *
+ * Context: size worker.
+ * Return: false if nothing could be reclaimed.
+ */
+bool vbal_reclaim_make(struct vbal_reclaim *r, unsigned long nr_pages,
+		       unsigned long limit, gfp_t gfp)
+{
+	unsigned long end = jiffies + msecs_to_jiffies(VBAL_RECLAIM_STROKE_MS);
+	unsigned long stolen = vbal_reclaim_sum(PGSTEAL_DIRECT), now;
+	unsigned int in_vain = 0;
+	bool progress = false;
+
+	vbal_reclaim_open(r, nr_pages, limit, gfp);
+	while (!vbal_reclaim_enough(r) && time_before(jiffies, end) &&
+	       in_vain < VBAL_RECLAIM_IN_VAIN) {
+		bool found = vbal_reclaim_once(r);
+
+		cond_resched();
+		now = vbal_reclaim_sum(PGSTEAL_DIRECT);
+		in_vain = found || now != stolen ? 0 : in_vain + 1;
+		progress |= now != stolen;
+		stolen = now;
+	}
+	return progress || vbal_reclaim_enough(r);
+}
+
+/**
+ * vbal_reclaim_pop() - take a block that was made
+ * @r: the reclaim
+ *
+ * Context: size worker.
+ * Return: a block of VBAL_RECLAIM_ORDER, or NULL.
+ */
+struct page *vbal_reclaim_pop(struct vbal_reclaim *r)
+{
+	struct page *page;
+
+	spin_lock(&r->lock);
+	page = list_first_entry_or_null(&r->made, struct page, lru);
+	if (page)
+		list_del(&page->lru);
+	spin_unlock(&r->lock);
+	return page;
+}
+
+/**
+ * vbal_reclaim_end() - reclaim no more, and free what was made and not taken
+ * @r: the reclaim
+ *
+ * The helper may still be at its last call; what comes of that is free at once.
+ *
+ * Context: size worker.
+ */
+void vbal_reclaim_end(struct vbal_reclaim *r)
+{
+	struct page *page, *next;
+	LIST_HEAD(pins);
+
+	atomic_long_set(&r->wanted, 0);
+	spin_lock(&r->lock);
+	r->open = false;
+	list_splice_init(&r->pins, &pins);
+	spin_unlock(&r->lock);
+	while ((page = vbal_reclaim_pop(r)))
+		__free_pages(page, VBAL_RECLAIM_ORDER);
+	list_for_each_entry_safe(page, next, &pins, lru) {
+		list_del(&page->lru);
+		__free_page(page);
+	}
+}
+
+/**
+ * vbal_reclaim_stop() - wait until nobody reclaims any more
+ * @r: the reclaim
+ *
+ * Context: process context, after the size worker has been stopped.
+ */
+void vbal_reclaim_stop(struct vbal_reclaim *r)
+{
+	vbal_reclaim_end(r);
+	cancel_work_sync(&r->helper);
+}
+
+/**
+ * vbal_reclaim_init() - nothing made yet
+ * @r: the reclaim
+ *
+ * Context: probe.
+ */
+void vbal_reclaim_init(struct vbal_reclaim *r)
+{
+	INIT_WORK(&r->helper, vbal_reclaim_help);
+	spin_lock_init(&r->lock);
+	INIT_LIST_HEAD(&r->made);
+	INIT_LIST_HEAD(&r->pins);
+}
