@@ -12,7 +12,7 @@ import re
 import pytest
 from vbalguest import CommandFailed
 from vbalpressure import (BALLOON, CHUNK_MIB, MIB, PAGE_BYTES, Reader, Recorder,
-                          balloon_value, disk, fill_tmpfs, is_settled, need_memory,
+                          balloon_value, batches, disk, fill_tmpfs, is_settled, need_memory,
                           set_balloon_value, wait_settled, worker_runs)
 
 # The thresholds are a stock kernel's: one with KASAN has other things in its memory.
@@ -106,6 +106,51 @@ def test_page_cache_out_of_use_is_given(lab):
         guest.wait_actual(TARGET_BYTES)
         assert guest.vmstat()["oom_kill"] == 0
         assert guest.meminfo()["Cached"] + guest.meminfo()["Buffers"] > 36 * 1024
+        guest.check_clean()
+
+
+@pytest.mark.parametrize("lru_gen, rounds", [("n", 1), ("n", 3), ("y", 3)])
+def test_idle_page_cache_goes_in_large_blocks(lab, lru_gen, rounds):
+    """Cache that nobody reads any more is dropped without harm, and travels by range."""
+    with disk(900) as files, pressed(lab, swap_mib=512, extra_qemu=files) as guest:
+        guest.check(f"echo {lru_gen} >/sys/kernel/mm/lru_gen/enabled; exec 3</dev/vdb; "
+                    "sleep 1000 >/dev/null 2>&1 &")
+        for _ in range(rounds):
+            guest.check("cat /dev/vdb >/dev/null", timeout=180)
+        cached_kb = guest.meminfo()["Buffers"]
+        assert cached_kb > 700 * 1024
+        before = guest.vmstat()
+        with batches(guest) as given:
+            guest.balloon(384 * MIB)
+            guest.wait_actual(384 * MIB)
+            by_queue = given()
+        after = guest.vmstat()
+
+        # 640 MiB; all of them would have to be single pages if reclaim left pieces
+        assert by_queue["report"] > 7 * by_queue["inflate"]
+        assert after["workingset_activate_file"] - before["workingset_activate_file"] < 1000
+        assert after["pswpout"] - before["pswpout"] <= 32
+        assert after["oom_kill"] == 0
+        # what is promised to stay
+        assert guest.meminfo()["Buffers"] > cached_kb / 16 - 2048
+        assert balloon_value(guest, "pressure_give_backs") == 0
+        guest.check_clean()
+
+
+def test_a_stream_does_not_hold_the_balloon(lab):
+    """Who reads more than would ever fit misses nothing: the host gets its target."""
+    with disk(2048) as files, pressed(lab, swap_mib=512, extra_qemu=files) as guest:
+        reader = Reader(guest, "/dev/vdb", 2048)
+        reader.start()
+        reader.wait_rounds(1)
+        before = guest.vmstat()
+        guest.balloon(512 * MIB)
+        guest.wait_actual(512 * MIB)
+        reader.wait_rounds(0.2)
+        after = guest.vmstat()
+        assert after["pswpout"] - before["pswpout"] < 1000
+        assert after["oom_kill"] == 0
+        reader.stop()
         guest.check_clean()
 
 

@@ -4,6 +4,7 @@
 Shared by the guest tests of the guard and by tests/bench/bench-pressure.
 """
 
+import collections
 import contextlib
 import re
 import tempfile
@@ -166,6 +167,26 @@ def wait_settled(guest, timeout=120):
     guest.wait_for(lambda: is_settled(guest), timeout,
                    lambda: "the balloon to settle; it is "
                    + guest.check(f"cd {SYSFS} && cat state reason | tr '\\n' ' '"))
+
+
+@contextlib.contextmanager
+def batches(guest):
+    """Trace what the host is given; yield a function for the bytes by queue's name so far."""
+    event = f"{TRACING}/events/vballoon/vbal_batch_ack/enable"
+    guest.check(f"mountpoint -q {TRACING} || mount -t tracefs tracefs {TRACING}\n"
+                f"echo >{TRACING}/trace; echo 1 >{event}")
+    try:
+        yield lambda: sum_batches(guest.check(f"cat {TRACING}/trace"))
+    finally:
+        guest.run(f"echo 0 >{event}")
+
+
+def sum_batches(trace):
+    """Return a Counter of the bytes that each queue took, from an ftrace text."""
+    total = collections.Counter()
+    for queue, size in re.findall(r"vbal_batch_ack: .* queue=(\S+) .* bytes=(\d+)", trace):
+        total[queue] += int(size)
+    return total
 
 
 @contextlib.contextmanager
