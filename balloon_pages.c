@@ -317,7 +317,8 @@ static void vbal_block_count(struct page *page, long nr_pages)
 
 /*
  * Asked under the lock: a block that is late would stay whole behind the back of
- * vbal_pages_set_offlining(), and the kernel gives up on memory that has one.
+ * vbal_pages_set_offlining(), and the kernel gives up on memory that has one. The
+ * flag by which it knows them is theirs only while they are on the list.
  */
 static bool vbal_bag_put_block(struct vbal_pages *vp, struct vbal_bag *bag,
 			       struct page *page, unsigned int order)
@@ -325,18 +326,16 @@ static bool vbal_bag_put_block(struct vbal_pages *vp, struct vbal_bag *bag,
 	unsigned long flags;
 	bool whole;
 
-	vbal_block_set_offline(page, order);
 	spin_lock_irqsave(&vp->lock, flags);
 	whole = !vp->offlining;
 	if (whole) {
+		vbal_block_set_offline(page, order);
 		list_add(&page->lru, &bag->blocks[order]);
 		bag->nr_blocks[order]++;
 	}
 	spin_unlock_irqrestore(&vp->lock, flags);
 	if (whole)
 		vbal_block_count(page, 1L << order);
-	else
-		vbal_block_clear_offline(page, order);
 	return whole;
 }
 
@@ -351,10 +350,9 @@ static struct page *vbal_bag_pop(struct vbal_pages *vp, struct vbal_bag *bag,
 	if (page) {
 		list_del(&page->lru);
 		bag->nr_blocks[order]--;
+		vbal_block_clear_offline(page, order);
 	}
 	spin_unlock_irqrestore(&vp->lock, flags);
-	if (page)
-		vbal_block_clear_offline(page, order);
 	return page;
 }
 
