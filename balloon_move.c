@@ -56,6 +56,21 @@ static bool vbal_move_may_give(struct vbal_move *move, struct page *newpage)
 	return vbal_wire_in_flight(move->wire, VBAL_VQ_DEFLATE) == nr_takes;
 }
 
+/* A page that has just moved in must not leave before the host has it. */
+static bool vbal_move_may_take(struct vbal_move *move, struct page *page)
+{
+	unsigned int i;
+
+	for (i = 0; i < VBAL_NR_MOVES; i++) {
+		const struct vbal_move_slot *slot = &move->slot[i];
+
+		if (slot->new_pfn == page_to_pfn(page) &&
+		    !vbal_token_done(&slot->give))
+			return false;
+	}
+	return true;
+}
+
 /* The frames of a page; false beyond the 16 TiB that 32 bits can name. */
 static bool vbal_move_frames(struct vbal_move *move, struct page *page,
 			     __virtio32 *pfns)
@@ -135,8 +150,10 @@ static int vbal_move_exchange(struct vbal_move *move, enum vbal_mode mode,
 		return -EAGAIN;
 	vbal_move_reap(move);
 	slot = vbal_move_free_slot(move);
-	if (!slot || !vbal_move_may_give(move, newpage))
+	if (!slot || !vbal_move_may_give(move, newpage) ||
+	    !vbal_move_may_take(move, page))
 		return -EAGAIN;
+	slot->new_pfn = page_to_pfn(newpage);
 	if (mode == VBAL_MODE_RANGE)
 		ret = vbal_move_by_range(move, slot, newpage);
 	else

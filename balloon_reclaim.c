@@ -188,15 +188,17 @@ static unsigned long vbal_node_cache(int nid)
 	       max(atomic_long_read(&stat[NR_ACTIVE_FILE]), 0L);
 }
 
-/* The node with most page cache; memoryless ones have none. */
-static int vbal_reclaim_fullest_node(void)
+/* The node with most page cache that is not among those tried; NUMA_NO_NODE: none. */
+static int vbal_reclaim_fullest_node(const nodemask_t *tried)
 {
 	unsigned long best_pages = 0, nr_pages;
-	int nid, best = first_online_node;
+	int nid, best = NUMA_NO_NODE;
 
-	for_each_online_node(nid) {
+	for_each_node_state(nid, N_MEMORY) {
+		if (node_isset(nid, *tried))
+			continue;
 		nr_pages = vbal_node_cache(nid);
-		if (nr_pages > best_pages) {
+		if (best == NUMA_NO_NODE || nr_pages > best_pages) {
 			best_pages = nr_pages;
 			best = nid;
 		}
@@ -264,6 +266,25 @@ static bool vbal_reclaim_enough(struct vbal_reclaim *r)
 	       vbal_node_room(READ_ONCE(r->nid)) >= READ_ONCE(r->limit);
 }
 
+/* Until there is enough, it is @end, or nothing comes of it any more. */
+static bool vbal_reclaim_stroke(struct vbal_reclaim *r, unsigned long end)
+{
+	unsigned long stolen, before = vbal_reclaim_sum(PGSTEAL_DIRECT);
+	unsigned int in_vain = 0;
+
+	for (stolen = before; !vbal_reclaim_enough(r) &&
+			      time_before(jiffies, end) &&
+			      in_vain < VBAL_RECLAIM_IN_VAIN;) {
+		bool found = vbal_reclaim_once(r);
+		unsigned long now = vbal_reclaim_sum(PGSTEAL_DIRECT);
+
+		in_vain = found || now != stolen ? 0 : in_vain + 1;
+		stolen = now;
+		cond_resched();
+	}
+	return stolen != before;
+}
+
 /* On a CPU that has nothing else to do. */
 static void vbal_reclaim_help(struct work_struct *work)
 {
@@ -271,10 +292,7 @@ static void vbal_reclaim_help(struct work_struct *work)
 		container_of(work, struct vbal_reclaim, helper);
 
 	set_user_nice(current, MAX_NICE);
-	while (!vbal_reclaim_enough(r)) {
-		vbal_reclaim_once(r);
-		cond_resched();
-	}
+	vbal_reclaim_stroke(r, READ_ONCE(r->end));
 	set_user_nice(current, 0);
 }
 
@@ -284,12 +302,10 @@ static void vbal_reclaim_open(struct vbal_reclaim *r, unsigned long nr_pages,
 	spin_lock(&r->lock);
 	r->open = true;
 	spin_unlock(&r->lock);
-	WRITE_ONCE(r->nid, vbal_reclaim_fullest_node());
 	WRITE_ONCE(r->gfp, gfp);
 	WRITE_ONCE(r->limit, limit);
+	WRITE_ONCE(r->end, jiffies + msecs_to_jiffies(VBAL_RECLAIM_STROKE_MS));
 	atomic_long_set(&r->wanted, nr_pages);
-	if (num_online_cpus() > 1)
-		queue_work(system_unbound_wq, &r->helper);
 }
 
 /**
@@ -308,23 +324,21 @@ static void vbal_reclaim_open(struct vbal_reclaim *r, unsigned long nr_pages,
 bool vbal_reclaim_make(struct vbal_reclaim *r, unsigned long nr_pages,
 		       unsigned long limit, gfp_t gfp)
 {
-	unsigned long end = jiffies + msecs_to_jiffies(VBAL_RECLAIM_STROKE_MS);
-	unsigned long stolen = vbal_reclaim_sum(PGSTEAL_DIRECT), now;
-	unsigned int in_vain = 0;
+	nodemask_t tried = NODE_MASK_NONE;
 	bool progress = false;
+	int nid;
 
 	vbal_reclaim_open(r, nr_pages, limit, gfp);
-	while (!vbal_reclaim_enough(r) && time_before(jiffies, end) &&
-	       in_vain < VBAL_RECLAIM_IN_VAIN) {
-		bool found = vbal_reclaim_once(r);
-
-		cond_resched();
-		now = vbal_reclaim_sum(PGSTEAL_DIRECT);
-		in_vain = found || now != stolen ? 0 : in_vain + 1;
-		progress |= now != stolen;
-		stolen = now;
+	while (!progress &&
+	       (nid = vbal_reclaim_fullest_node(&tried)) != NUMA_NO_NODE) {
+		WRITE_ONCE(r->nid, nid);
+		if (num_online_cpus() > 1)
+			queue_work(system_unbound_wq, &r->helper);
+		progress = vbal_reclaim_stroke(r, r->end) ||
+			   vbal_reclaim_enough(r);
+		node_set(nid, tried);
 	}
-	return progress || vbal_reclaim_enough(r);
+	return progress;
 }
 
 /**

@@ -256,6 +256,8 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 		vbal_wire_room(size->wire, batch, VBAL_MODE_PFN, &want);
 		vbal_pages_alloc(&size->pages, &want, &batch->blocks);
 	}
+	/* While the host is waited for nothing may lie in between. */
+	vbal_reclaim_end(&size->pages.reclaim);
 	vbal_debug_phase(&size->debug, VBAL_PHASE_ALLOC, start_ns);
 	return progress || batch->blocks.nr_pages ? 0 : -ENOMEM;
 }
@@ -411,22 +413,27 @@ static unsigned long vbal_pressure_pages(struct vbal_size *size,
 	return min(v->give_back_pages, held);
 }
 
-/* Give back at once, whatever the host wants. As vbal_step() returns. */
+/*
+ * Give back at once, whatever the host wants. As vbal_step() returns. What does
+ * not fit into the slice, or is out with compaction, is left for the next.
+ */
 static int vbal_relieve(struct vbal_size *size, unsigned long nr_pages,
-			const char *why)
+			const char *why, unsigned long slice_end)
 {
-	unsigned long goal = vbal_pages_held(&size->pages) - nr_pages;
+	unsigned long held = vbal_pages_held(&size->pages);
+	unsigned long goal = held - min(nr_pages, held);
+	unsigned long have;
 	int ret = 1;
 
 	vbal_size_set_state(size, VBAL_STATE_DEFLATING, why);
-	while (ret > 0 && !vbal_stopping(size)) {
-		unsigned long have =
-			vbal_pages_held(&size->pages) + size->busy_pages;
-
-		if (have <= goal)
+	for (;;) {
+		have = vbal_pages_held(&size->pages) + size->busy_pages;
+		if (ret <= 0 || have <= goal || vbal_stopping(size) ||
+		    time_after(jiffies, slice_end))
 			break;
 		ret = vbal_deflate(size, have - goal);
 	}
+	size->relieve_pages = have > goal ? have - goal : 0;
 	return ret;
 }
 
@@ -561,17 +568,23 @@ static void vbal_settle(struct vbal_size *size, int ret,
 }
 
 /* Blocks that the OOM notifier could not send, or not wait for. */
-static void vbal_oom_finish(struct vbal_size *size)
+static void vbal_oom_finish_locked(struct vbal_size *size)
 {
 	struct vbal_batch *batch = size->oom_batch;
 
-	if (!mutex_trylock(&size->oom_lock))
-		return;
+	lockdep_assert_held(&size->oom_lock);
 	if (size->oom_unsent)
 		size->oom_unsent = vbal_wire_try_submit(size->wire, batch);
 	if (!size->oom_unsent && batch->blocks.nr_pages &&
 	    vbal_wire_done(size->wire, batch))
 		vbal_pages_free(&size->pages, &batch->blocks);
+}
+
+static void vbal_oom_finish(struct vbal_size *size)
+{
+	if (!mutex_trylock(&size->oom_lock))
+		return;
+	vbal_oom_finish_locked(size);
 	mutex_unlock(&size->oom_lock);
 }
 
@@ -617,15 +630,15 @@ static void vbal_size_work_fn(struct work_struct *work)
 	vbal_oom_finish(size);
 	vbal_resize_begins(size);
 	vbal_pages_rewind(&size->pages);
-	nr_pages = vbal_pressure_pages(size, &v);
+	v.why = size->why;
+	nr_pages = size->relieve_pages ?: vbal_pressure_pages(size, &v);
 	if (nr_pages)
-		ret = vbal_relieve(size, nr_pages, v.why);
+		ret = vbal_relieve(size, nr_pages, v.why, slice_end);
 	else
 		do
 			ret = vbal_step(size, &v);
 		while (ret > 0 && !vbal_stopping(size) &&
 		       time_before(jiffies, slice_end));
-	vbal_reclaim_end(&size->pages.reclaim);
 	/* What was with a broken device is not collected but released. */
 	drained = ret == -EIO ? ret : vbal_collect_all(size);
 	vbal_publish(size);
@@ -640,16 +653,41 @@ static void vbal_size_work_fn(struct work_struct *work)
  * MUST_TELL_HOST pages that travelled as PFNs are free only when the host has
  * answered.
  */
+static bool vbal_oom_pause(unsigned long end)
+{
+	if (time_after(jiffies, end))
+		return false;
+	schedule_timeout_idle(1);
+	return true;
+}
+
 static bool vbal_oom_wait(struct vbal_size *size, unsigned long end)
 {
 	if (!vbal_wire_has(size->wire, VIRTIO_BALLOON_F_MUST_TELL_HOST))
 		return true;
-	while (!vbal_wire_done(size->wire, size->oom_batch)) {
-		if (time_after(jiffies, end))
+	while (!vbal_wire_done(size->wire, size->oom_batch))
+		if (!vbal_oom_pause(end))
 			return false;
-		schedule_timeout_idle(1);
-	}
 	return true;
+}
+
+/* Pages that can be told of now: the last have to be read first, and the ring may be full. */
+static unsigned long vbal_oom_room(struct vbal_size *size, unsigned long end)
+{
+	struct vbal_batch *batch = size->oom_batch;
+	unsigned long nr_pages;
+
+	for (;;) {
+		vbal_oom_finish_locked(size);
+		nr_pages = 0;
+		if (!batch->blocks.nr_pages &&
+		    vbal_wire_done(size->wire, batch))
+			nr_pages = vbal_wire_free_pfns(size->wire, batch,
+						       VBAL_VQ_DEFLATE) /
+				   VBAL_FRAMES_PER_PAGE;
+		if (nr_pages || !vbal_oom_pause(end))
+			return nr_pages;
+	}
 }
 
 static unsigned long vbal_oom_deflate_pfn(struct vbal_size *size,
@@ -659,12 +697,6 @@ static unsigned long vbal_oom_deflate_pfn(struct vbal_size *size,
 	struct vbal_batch *batch = size->oom_batch;
 	unsigned long nr_freed;
 
-	if (batch->blocks.nr_pages || !vbal_wire_done(size->wire, batch))
-		return 0;
-	nr_pages =
-		min_t(unsigned long, nr_pages,
-		      vbal_wire_free_pfns(size->wire, batch, VBAL_VQ_DEFLATE) /
-			      VBAL_FRAMES_PER_PAGE);
 	if (!vbal_pages_pick(&size->pages, VBAL_MODE_PFN, nr_pages,
 			     &batch->blocks))
 		return 0;
@@ -706,7 +738,13 @@ static unsigned long vbal_oom_deflate(struct vbal_size *size,
 		if (dead || mode == VBAL_MODE_RANGE)
 			nr = vbal_oom_free(size, mode, left);
 		else
-			nr = vbal_oom_deflate_pfn(size, left, end);
+			/* For the first step the host is waited for. */
+			nr = vbal_oom_deflate_pfn(
+				size,
+				min(left,
+				    vbal_oom_room(size,
+						  nr_freed ? jiffies : end)),
+				end);
 		if (!nr)
 			break;
 		nr_freed += nr;
@@ -743,9 +781,8 @@ static bool vbal_oom_stop_moves(struct vbal_size *size, unsigned long end)
 				return true;
 			mutex_unlock(&size->move.lock);
 		}
-		if (time_after(jiffies, end))
+		if (!vbal_oom_pause(end))
 			return false;
-		schedule_timeout_idle(1);
 	}
 }
 
@@ -754,8 +791,9 @@ static unsigned long vbal_oom_relieve(struct vbal_size *size, u64 now_ms)
 	unsigned long end = jiffies + msecs_to_jiffies(VBAL_OOM_WAIT_MS);
 	unsigned long nr_pages = 0;
 
-	if (!mutex_trylock(&size->oom_lock))
-		return 0;
+	while (!mutex_trylock(&size->oom_lock))
+		if (!vbal_oom_pause(end))
+			return 0;
 	if (vbal_oom_may_give(size) && vbal_oom_stop_moves(size, end)) {
 		nr_pages = vbal_oom_deflate(
 			size, vbal_guard_oom_step(&size->guard, now_ms), end);
@@ -862,6 +900,7 @@ void vbal_size_release(struct vbal_size *size)
 			schedule_timeout_idle(1);
 		vbal_free(size, &blocks);
 	}
+	size->relieve_pages = 0;
 	WRITE_ONCE(size->actual_frames, 0);
 }
 

@@ -27,6 +27,7 @@
  * @wanted: pages that are still to be made; the helper ends at 0
  * @limit: free pages, in whatever pieces, at which that is enough
  * @nid: of which node; WRITE_ONCE by the size worker
+ * @end: until when, in jiffies; likewise
  * @gfp: by which means; likewise
  * @nr_stalls: allocations of ours that may have reclaimed
  */
@@ -39,6 +40,7 @@ struct vbal_reclaim {
 	atomic_long_t wanted;
 	unsigned long limit;
 	int nid;
+	unsigned long end;
 	gfp_t gfp;
 	atomic_long_t nr_stalls;
 };

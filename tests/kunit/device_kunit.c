@@ -314,13 +314,36 @@ static void relieve_gives_back_below_the_target(struct kunit *test)
 	vb = test_plug_bound(test);
 	/* Without DEFLATE_ON_OOM the worker rests now: this is its part. */
 	test_resize_to(test, FRAMES_64M);
-	KUNIT_EXPECT_GT(test, vbal_relieve(&vb->size, FRAMES_2M + 3, "a test"),
+	KUNIT_EXPECT_GT(test,
+			vbal_relieve(&vb->size, FRAMES_2M + 3, "a test",
+				     jiffies + 60 * HZ),
 			0);
+	KUNIT_EXPECT_EQ(test, vb->size.relieve_pages, 0UL);
 	KUNIT_EXPECT_EQ(test, vbal_collect_all(&vb->size), 0);
 	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages),
 			(unsigned long)(FRAMES_64M - FRAMES_2M - 3));
 	KUNIT_EXPECT_TRUE(test, fake_wait(fake_books_count(BOOKS_PFN) ==
 					  FRAMES_64M - FRAMES_2M - 3));
+}
+
+/* A slice has an end; the size worker goes on where it was. */
+static void relieve_goes_on_in_the_next_slice(struct kunit *test)
+{
+	struct vbal_dev *vb;
+
+	test_host(test, PFN);
+	vb = test_plug_bound(test);
+	test_resize_to(test, FRAMES_64M);
+	KUNIT_EXPECT_GT(
+		test, vbal_relieve(&vb->size, FRAMES_2M, "a test", jiffies - 1),
+		0);
+	KUNIT_EXPECT_EQ(test, vb->size.relieve_pages, (unsigned long)FRAMES_2M);
+	vbal_size_wake(&vb->size);
+	/* The target is followed again when that is done. */
+	KUNIT_EXPECT_TRUE(test, fake_wait(!READ_ONCE(vb->size.relieve_pages)));
+	test_expect_actual(test, FRAMES_64M);
+	KUNIT_EXPECT_GE(test, atomic_long_read(&vb->size.pages.nr_taken),
+			(long)FRAMES_2M);
 }
 
 /* The next kernel must find a device that knows nothing of this one's pages. */
@@ -360,11 +383,9 @@ static void migration_case_desc(const struct migration_case *c, char *desc)
 KUNIT_ARRAY_PARAM(migration, migration_cases, migration_case_desc);
 
 /* As compaction does it: isolate, lock both, exchange, let go of the old one. */
-static int exchange(struct vbal_dev *vb, enum vbal_mode mode,
-		    struct page *newpage)
+static int exchange_page(struct vbal_dev *vb, struct page *page,
+			 struct page *newpage)
 {
-	struct balloon_dev_info *bdi = &vb->size.pages.bag[mode].singles;
-	struct page *page = list_first_entry(&bdi->pages, struct page, lru);
 	int ret;
 
 	get_page(page);
@@ -378,6 +399,15 @@ static int exchange(struct vbal_dev *vb, enum vbal_mode mode,
 	unlock_page(page);
 	put_page(page);
 	return ret;
+}
+
+static int exchange(struct vbal_dev *vb, enum vbal_mode mode,
+		    struct page *newpage)
+{
+	struct balloon_dev_info *bdi = &vb->size.pages.bag[mode].singles;
+
+	return exchange_page(
+		vb, list_first_entry(&bdi->pages, struct page, lru), newpage);
 }
 
 static void migration_exchanges_a_page(struct kunit *test)
@@ -401,6 +431,28 @@ static void migration_exchanges_a_page(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fake_wait(test_books_frames() == 15));
 	KUNIT_EXPECT_EQ(test, atomic_long_read(&vb->size.pages.nr_migrated),
 			1L);
+	test_resize_to(test, 0);
+}
+
+/* The host would discard the page after it has become somebody else's. */
+static void migration_waits_for_a_page_that_moved_in(struct kunit *test)
+{
+	const struct migration_case *c = test->param_value;
+	struct fake_host *h = test_host(test, c->features);
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct page *first = alloc_page(GFP_HIGHUSER_MOVABLE);
+	struct page *second = alloc_page(GFP_HIGHUSER_MOVABLE);
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, first);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, second);
+	test_resize_to(test, 15);
+	fake_host_silence(h);
+	KUNIT_EXPECT_EQ(test, exchange(vb, c->mode, first), 0);
+	KUNIT_EXPECT_EQ(test, exchange_page(vb, first, second), -EAGAIN);
+	fake_host_speak(h);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!exchange_page(vb, first, second)));
+	put_page(first);
+	put_page(second);
 	test_resize_to(test, 0);
 }
 
@@ -488,6 +540,23 @@ static void oom_waits_for_a_page_that_moves(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, oom_end(&task), 15UL);
 }
 
+/* The host has not yet read of the last step: that is no reason to kill. */
+static void oom_waits_for_the_last_step(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN | F(DEFLATE_ON_OOM));
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct oom_task task;
+	unsigned long freed = 0;
+
+	test_resize_to(test, FRAMES_64M);
+	fake_host_set_budget(h, FAKE_DEFLATE, 0);
+	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
+	KUNIT_EXPECT_GT(test, freed, 0UL);
+	oom_begin(test, &task, vb);
+	fake_host_speak(h);
+	KUNIT_EXPECT_GT(test, oom_end(&task), 0UL);
+}
+
 /* What the size worker frees meanwhile keeps the OOM killer away as well. */
 static void oom_counts_what_others_free(struct kunit *test)
 {
@@ -526,11 +595,15 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(oom_with_must_tell_host_and_silence),
 	KUNIT_CASE(oom_waits_for_who_picks_pages),
 	KUNIT_CASE(oom_waits_for_a_page_that_moves),
+	KUNIT_CASE(oom_waits_for_the_last_step),
 	KUNIT_CASE(oom_counts_what_others_free),
 	KUNIT_CASE(freeze_and_restore_come_back_to_the_target),
 	KUNIT_CASE(relieve_gives_back_below_the_target),
+	KUNIT_CASE(relieve_goes_on_in_the_next_slice),
 	KUNIT_CASE(reboot_resets_the_device),
 	KUNIT_CASE_PARAM(migration_exchanges_a_page, migration_gen_params),
+	KUNIT_CASE_PARAM(migration_waits_for_a_page_that_moved_in,
+			 migration_gen_params),
 	KUNIT_CASE(migration_waits_for_deflated_pages),
 	{}
 };
@@ -709,19 +782,21 @@ static void wire_room_keeps_chains_short(struct kunit *test)
 /* With pages of 64 KiB eight blocks are 4 GiB, which is one byte too many. */
 static void wire_fit_keeps_chains_short(struct kunit *test)
 {
-	struct vbal_wire wire = { .max_ranges = 32 };
+	struct vbal_wire *wire = kunit_kzalloc(test, sizeof(*wire), GFP_KERNEL);
 	struct scatterlist sg[10];
 	unsigned int i;
 
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, wire);
 	sg_init_table(sg, ARRAY_SIZE(sg));
 	for (i = 0; i < ARRAY_SIZE(sg); i++)
 		sg[i].length = SZ_512M;
-	KUNIT_EXPECT_EQ(test, vbal_wire_fit(&wire, sg, 10), 7U);
-	KUNIT_EXPECT_EQ(test, vbal_wire_fit(&wire, sg + 7, 3), 3U);
-	wire.max_ranges = 2;
-	KUNIT_EXPECT_EQ(test, vbal_wire_fit(&wire, sg, 10), 2U);
-	wire.max_ranges = 0;
-	KUNIT_EXPECT_EQ(test, vbal_wire_fit(&wire, sg, 10), 0U);
+	wire->max_ranges = 32;
+	KUNIT_EXPECT_EQ(test, vbal_wire_fit(wire, sg, 10), 7U);
+	KUNIT_EXPECT_EQ(test, vbal_wire_fit(wire, sg + 7, 3), 3U);
+	wire->max_ranges = 2;
+	KUNIT_EXPECT_EQ(test, vbal_wire_fit(wire, sg, 10), 2U);
+	wire->max_ranges = 0;
+	KUNIT_EXPECT_EQ(test, vbal_wire_fit(wire, sg, 10), 0U);
 }
 
 static struct kunit_case wire_test_cases[] = {
