@@ -2,12 +2,14 @@
 """Guests for the tests. A boot costs seconds, so tests share guests where they can."""
 
 import contextlib
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+TESTS = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TESTS / "lib"))
 
 import vbalcount  # noqa: E402
 from vbalguest import Guest  # noqa: E402
@@ -165,6 +167,15 @@ def lab(request):
     lab = Lab(kernel, patience)
     yield lab
     lab.close()
+
+
+@pytest.fixture(scope="session")
+def debug_kernel(request):
+    """The kernel that makes allocations fail, knows of those that nobody frees, and has CMA."""
+    if request.config.getoption("--kernel"):
+        return request.config.getoption("--kernel")
+    return subprocess.run([TESTS / "run/testkernel", "debug"], check=True, text=True,
+                          stdout=subprocess.PIPE).stdout.strip()
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from conftest import FRAME, MIB, Balloon, Guest, memory
 
-REPO = Path(__file__).resolve().parents[2]
 MEM_MIB = 512
 SIZE = 200 * MIB + 5 * FRAME
 OTHER_SIZE = 90 * MIB + FRAME
@@ -265,18 +264,6 @@ cd /sys/kernel/debug/fail_page_alloc
 echo N >ignore-gfp-highmem; echo 0 >min-order; echo 0 >verbose
 echo -1 >times; echo 10 >probability
 """
-
-
-@pytest.fixture(scope="module")
-def debug_kernel(request):
-    """The kernel that can make allocations fail, and knows of those that nobody frees."""
-    if request.config.getoption("--kernel"):
-        return request.config.getoption("--kernel")
-    result = subprocess.run([REPO / "tests/run/testkernel", "debug"], capture_output=True,
-                            text=True, check=False)
-    if result.returncode:
-        pytest.skip(f"no debug kernel: {result.stderr.strip()}")
-    return result.stdout.strip()
 
 
 @pytest.mark.parametrize("transfer", ("pfn", "range"))

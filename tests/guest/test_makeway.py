@@ -11,7 +11,7 @@ import re
 import threading
 
 import pytest
-from conftest import MIB, Balloon, memory
+from conftest import FRAME, MIB, Balloon, memory
 
 IN_TREE = "virtio_balloon"
 OURS = "vballoon"
@@ -254,6 +254,29 @@ def test_a_page_of_1_gib(lab):
                 guest.check(f"echo 0 >{huge}")
                 resize(guest, 0)
     assert made[OURS] or not made[IN_TREE]
+
+
+def test_contiguous_memory_is_had(lab, debug_kernel):
+    """From an area in which the balloon has pages. Debian's kernel for amd64 has no such areas."""
+    area, size, nr_pages = "/sys/kernel/debug/cma/*", 650 * MIB, 224 * MIB // FRAME
+    take = f"echo {nr_pages} >$(echo {area}/alloc); cat {area}/used"
+    with lab.fresh(kernel=debug_kernel, patience=4, load=False, balloon_opts=NO_OOM,
+                   append="cma=256M") as guest:
+        for driver in DRIVERS:
+            with loaded(guest, driver) as balloon:
+                free = guest.vmstat()["nr_free_cma"]
+                resize(guest, size)
+                held = free - guest.vmstat()["nr_free_cma"]
+                assert held > 64 * MIB // FRAME, "the balloon leaves enough of the area"
+                moved = guest.vmstat()["balloon_migrate"]
+                used = [int(guest.run(take, 300)[1].split()[-1]) for _ in range(3)]
+                print(f"{driver}: {held} pages in the area, {used} had of {nr_pages}, "
+                      f"{guest.vmstat()['balloon_migrate'] - moved} moved")
+                assert used[-1] >= nr_pages
+                assert guest.inflated_bytes() == size
+                check_total(guest, balloon.base_total_kb, size, 0)
+                guest.check(f"echo {used[-1]} >$(echo {area}/free)")
+                resize(guest, 0)
 
 
 # virtio-mem
