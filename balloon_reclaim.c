@@ -269,15 +269,16 @@ static bool vbal_reclaim_enough(struct vbal_reclaim *r)
 /* Until there is enough, it is @end, or nothing comes of it any more. */
 static bool vbal_reclaim_stroke(struct vbal_reclaim *r, unsigned long end)
 {
-	unsigned long stolen, before = vbal_reclaim_sum(PGSTEAL_DIRECT);
+	unsigned long before = vbal_reclaim_sum(PGSTEAL_DIRECT);
+	unsigned long stolen = before, now;
 	unsigned int in_vain = 0;
+	bool found;
 
-	for (stolen = before; !vbal_reclaim_enough(r) &&
-			      time_before(jiffies, end) &&
-			      in_vain < VBAL_RECLAIM_IN_VAIN;) {
-		bool found = vbal_reclaim_once(r);
-		unsigned long now = vbal_reclaim_sum(PGSTEAL_DIRECT);
-
+	while (!vbal_reclaim_enough(r) && in_vain < VBAL_RECLAIM_IN_VAIN) {
+		if (time_after(jiffies, end))
+			break;
+		found = vbal_reclaim_once(r);
+		now = vbal_reclaim_sum(PGSTEAL_DIRECT);
 		in_vain = found || now != stolen ? 0 : in_vain + 1;
 		stolen = now;
 		cond_resched();
@@ -329,8 +330,10 @@ bool vbal_reclaim_make(struct vbal_reclaim *r, unsigned long nr_pages,
 	int nid;
 
 	vbal_reclaim_open(r, nr_pages, limit, gfp);
-	while (!progress &&
-	       (nid = vbal_reclaim_fullest_node(&tried)) != NUMA_NO_NODE) {
+	while (!progress) {
+		nid = vbal_reclaim_fullest_node(&tried);
+		if (nid == NUMA_NO_NODE)
+			break;
 		WRITE_ONCE(r->nid, nid);
 		if (num_online_cpus() > 1)
 			queue_work(system_unbound_wq, &r->helper);
