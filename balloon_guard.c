@@ -486,7 +486,7 @@ static unsigned long vbal_guard_cache(void)
  * @s: the result
  * @held_pages: what the balloon holds
  * @held_in_total: held pages are still part of MemTotal
- * @own_stalls: how often the balloon itself has reclaimed since boot
+ * @own_stalls: how often the balloon itself may have reclaimed since boot
  *
  * A few counters per zone and per CPU, cheap enough for every batch.
  *
@@ -506,7 +506,8 @@ void vbal_guard_sample(struct vbal_signals *s, unsigned long held_pages,
 		.slab_pages = vbal_guard_slab(),
 		.swapped_out = vbal_guard_swapped_out(),
 		.kswapd_pages = vbal_reclaim_sum(PGSTEAL_KSWAPD),
-		.alloc_stalls = vbal_beyond(vbal_guard_stalls(), own_stalls),
+		.alloc_stalls = vbal_guard_stalls(),
+		.own_stalls = own_stalls,
 	};
 	if (!held_in_total)
 		s->total_pages += held_pages;
@@ -525,6 +526,18 @@ static bool vbal_guard_is_tight(const struct vbal_guard *g,
 {
 	return s->above_high_pages < s->total_pages / 32 ||
 	       s->avail_pages / 2 < READ_ONCE(g->reserve_pages);
+}
+
+/*
+ * Allocations of others that stalled since @g->mark. Not every call of the
+ * balloon's own into reclaim stalls, so over a longer time they would hide those
+ * of others.
+ */
+static unsigned long vbal_guard_new_stalls(const struct vbal_guard *g,
+					   const struct vbal_signals *s)
+{
+	return vbal_beyond(vbal_beyond(s->alloc_stalls, g->mark.alloc_stalls),
+			   vbal_beyond(s->own_stalls, g->mark.own_stalls));
 }
 
 /*
@@ -558,7 +571,7 @@ static enum vbal_pressure vbal_guard_compare(const struct vbal_guard *g,
 		return VBAL_PRESSURE_SWAP;
 	if (vbal_guard_misses(g, s))
 		return VBAL_PRESSURE_MISSED;
-	if (vbal_beyond(s->alloc_stalls, mark->alloc_stalls) > VBAL_STALL_LIMIT)
+	if (vbal_guard_new_stalls(g, s) > VBAL_STALL_LIMIT)
 		return VBAL_PRESSURE_STALL;
 	return VBAL_CALM;
 }
@@ -617,8 +630,7 @@ static void vbal_guard_learn(struct vbal_guard *g, const struct vbal_signals *s)
 	unsigned long age_ms = s->now_ms - mark->now_ms;
 	unsigned long room = vbal_beyond(mark->free_pages, s->free_pages) +
 			     vbal_beyond(s->kswapd_pages, mark->kswapd_pages) +
-			     VBAL_STALL_PAGES * vbal_beyond(s->alloc_stalls,
-							    mark->alloc_stalls);
+			     VBAL_STALL_PAGES * vbal_guard_new_stalls(g, s);
 	unsigned int i;
 
 	/* It is about what happens while the balloon does nothing. */

@@ -147,7 +147,8 @@ static inline void vbal_balloon_page_swap(struct balloon_dev_info *bdi,
 
 /*
  * all_vm_events() would do, but sleeps and sums up a hundred counters. Without
- * its lock a CPU on its way out may be missed for a moment.
+ * its lock CPUs may go: their counts stay with them until another CPU takes them
+ * over, some time after they have left the online ones.
  */
 static inline unsigned long vbal_event_sum(int item)
 {
@@ -155,7 +156,7 @@ static inline unsigned long vbal_event_sum(int item)
 #ifdef CONFIG_VM_EVENT_COUNTERS
 	int cpu;
 
-	for_each_online_cpu(cpu)
+	for_each_possible_cpu(cpu)
 		sum += READ_ONCE(per_cpu(vm_event_states, cpu).event[item]);
 #endif
 	return sum;

@@ -92,8 +92,8 @@ enum vbal_missed {
  * @swapped_out: pages swapped out since boot, to a disk or into zswap
  * @missed: pages that came back after they were dropped, since boot
  * @kswapd_pages: pages that kswapd reclaimed, since boot
- * @alloc_stalls: allocations of others that had to reclaim themselves, since
- *	boot
+ * @alloc_stalls: allocations that had to reclaim themselves, since boot
+ * @own_stalls: calls of the balloon's own that may be among them, since boot
  */
 struct vbal_signals {
 	u64 now_ms;
@@ -110,6 +110,7 @@ struct vbal_signals {
 	unsigned long missed[VBAL_NR_MISSED];
 	unsigned long kswapd_pages;
 	unsigned long alloc_stalls;
+	unsigned long own_stalls;
 };
 
 /**

@@ -4,9 +4,11 @@
  * of these tests has 1 GiB, of which 66 MiB lie below the high watermarks.
  */
 #include <kunit/test.h>
+#include <linux/cpu.h>
 #include <linux/mm.h>
 #include <linux/sizes.h>
 #include <linux/string.h>
+#include <linux/vmstat.h>
 
 #include "balloon_guard.h"
 
@@ -858,6 +860,25 @@ static void watch_answers_what_ask_has_seen(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, watch(t), MIB(16));
 }
 
+/* The balloon's calls into reclaim are no stalls if memory was free after all. */
+static void own_stalls_hide_others_for_a_window_only(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	t->s.alloc_stalls = 10;
+	t->s.own_stalls = 5000;
+	set_tight(t);
+	t->s.own_stalls += 100;
+	t->s.alloc_stalls += 100;
+	KUNIT_EXPECT_GT(test, take(t), 0);
+	t->s.now_ms += 1000;
+	KUNIT_EXPECT_GT(test, take(t), 0);
+	t->s.now_ms += 500;
+	t->s.alloc_stalls += 5;
+	KUNIT_EXPECT_EQ(test, take(t), 0);
+	KUNIT_EXPECT_EQ(test, t->g.pressure, VBAL_PRESSURE_STALL);
+}
+
 static void settle_holds_whatever_is_free(struct kunit *test)
 {
 	struct guard_test *t = test->priv;
@@ -1275,6 +1296,25 @@ static void sample_is_plausible(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->s.total_pages, totalram_pages() + MIB(3));
 }
 
+/* Its counts are its own until another CPU takes them over. */
+static void sample_counts_a_cpu_on_its_way_out(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+	unsigned int cpu = cpumask_last(cpu_online_mask);
+	unsigned long *swapped_out =
+		&per_cpu(vm_event_states, cpu).event[PSWPOUT];
+	unsigned long before;
+
+	KUNIT_ASSERT_EQ(test, remove_cpu(cpu), 0);
+	vbal_guard_sample(&t->s, 0, true, 0);
+	before = t->s.swapped_out;
+	*swapped_out += 1000;
+	vbal_guard_sample(&t->s, 0, true, 0);
+	*swapped_out -= 1000;
+	KUNIT_EXPECT_EQ(test, t->s.swapped_out, before + 1000);
+	KUNIT_EXPECT_EQ(test, add_cpu(cpu), 0);
+}
+
 static void start_without_deflate_on_oom_does_nothing(struct kunit *test)
 {
 	struct guard_test *t = test->priv;
@@ -1332,6 +1372,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(watch_without_deflate_on_oom_never_gives_back),
 	KUNIT_CASE_PARAM(watch_answers_pressure, pressure_gen_params),
 	KUNIT_CASE(watch_answers_what_ask_has_seen),
+	KUNIT_CASE(own_stalls_hide_others_for_a_window_only),
 	KUNIT_CASE(settle_holds_whatever_is_free),
 	KUNIT_CASE(settle_grows_with_each_relapse),
 	KUNIT_CASE(oom_gives_growing_steps),
@@ -1346,6 +1387,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE_PARAM(guest_finds_its_size, guest_gen_params),
 	KUNIT_CASE(answers_keep_their_bounds),
 	KUNIT_CASE(sample_is_plausible),
+	KUNIT_CASE(sample_counts_a_cpu_on_its_way_out),
 	KUNIT_CASE(start_without_deflate_on_oom_does_nothing),
 	{}
 };
