@@ -57,6 +57,8 @@
 
 /* What a task that has to reclaim usually reclaims. */
 #define VBAL_STALL_PAGES 32
+/* A quarter of the smallest step: less is noise. */
+#define VBAL_MISSED_MIN_PAGES (VBAL_MIB_PAGES(1) / 4)
 #define VBAL_MISSED_MAX_PAGES VBAL_MIB_PAGES(4)
 
 /* So long a step of page cache is left for the guest to miss it. */
@@ -517,6 +519,27 @@ void vbal_guard_sample(struct vbal_signals *s, unsigned long held_pages,
 
 /* Pressure ---------------------------------------------------------------- */
 
+/* So much free memory is left to the guest and page cache taken instead. */
+static unsigned long vbal_guard_left_free(const struct vbal_signals *s)
+{
+	return s->total_pages / 256;
+}
+
+/* Below this inflation takes, or soon will take, page cache. */
+static bool vbal_guard_is_low(const struct vbal_signals *s)
+{
+	return s->above_high_pages <
+	       max(s->total_pages / 32,
+		   vbal_guard_left_free(s) + VBAL_MIN_GRANT_PAGES);
+}
+
+/* Not even reclaim would yield much. */
+static bool vbal_guard_is_short(const struct vbal_guard *g,
+				const struct vbal_signals *s)
+{
+	return s->avail_pages / 2 < READ_ONCE(g->reserve_pages);
+}
+
 /*
  * Only a guest with little to spare suffers from the balloon. Elsewhere swapping
  * and refaults have other reasons, such as a container at its own limit.
@@ -524,8 +547,7 @@ void vbal_guard_sample(struct vbal_signals *s, unsigned long held_pages,
 static bool vbal_guard_is_tight(const struct vbal_guard *g,
 				const struct vbal_signals *s)
 {
-	return s->above_high_pages < s->total_pages / 32 ||
-	       s->avail_pages / 2 < READ_ONCE(g->reserve_pages);
+	return vbal_guard_is_low(s) || vbal_guard_is_short(g, s);
 }
 
 /*
@@ -550,7 +572,9 @@ static unsigned long vbal_guard_new_stalls(const struct vbal_guard *g,
 static bool vbal_guard_misses(const struct vbal_guard *g,
 			      const struct vbal_signals *s)
 {
-	unsigned long limit = min(s->total_pages / 1024, VBAL_MISSED_MAX_PAGES);
+	unsigned long limit = clamp(s->total_pages / 1024,
+				    VBAL_MISSED_MIN_PAGES,
+				    VBAL_MISSED_MAX_PAGES);
 	unsigned long age_ms = s->now_ms - g->mark.now_ms;
 	unsigned int i;
 
@@ -666,13 +690,17 @@ static void vbal_guard_hold(struct vbal_guard *g, u64 now_ms,
 	g->step_pages = 0;
 }
 
-/* What came of the last grant of page cache. */
+/*
+ * What came of the last grant of page cache. What the balloon no longer holds
+ * was given back, whoever had it do so: the host, the OOM notifier, a reset.
+ */
 static void vbal_guard_count_dropped(struct vbal_guard *g,
 				     const struct vbal_signals *s)
 {
 	if (g->granted)
 		g->dropped_pages += vbal_beyond(s->held_pages, g->granted_at);
 	g->granted = false;
+	g->dropped_pages = min(g->dropped_pages, s->held_pages);
 }
 
 /* Takes notice of new signals: judges them and moves the window. */
@@ -719,12 +747,19 @@ static u64 vbal_guard_hold_retry(const struct vbal_guard *g,
 		     fresh ? VBAL_PRESSED_LOOK_MS : VBAL_FLOOR_RETRY_MS);
 }
 
+/* When the hold-offs for what was given back are over. */
+static u64 vbal_guard_settled_at(const struct vbal_guard *g)
+{
+	return max(atomic64_read(&g->settle_until_ms),
+		   atomic64_read(&g->oom_until_ms));
+}
+
 /* Is inflation on hold because something was given back? */
 static bool vbal_guard_settling(const struct vbal_guard *g,
 				const struct vbal_signals *s,
 				struct vbal_verdict *v)
 {
-	u64 until_ms = atomic64_read(&g->settle_until_ms);
+	u64 until_ms = vbal_guard_settled_at(g);
 
 	if (s->now_ms >= until_ms)
 		return false;
@@ -783,8 +818,6 @@ static void vbal_guard_begin_ask(struct vbal_guard *g,
 		return;
 	g->asked_pages = target;
 	g->keep_pages = max(s->total_pages / 64, s->cache_pages / 16);
-	if (!s->held_pages)
-		g->dropped_pages = 0;
 }
 
 static unsigned int vbal_guard_look_ms(const struct vbal_guard *g,
@@ -834,6 +867,25 @@ static bool vbal_guard_must_learn(struct vbal_guard *g,
 	return true;
 }
 
+/* What this grant adds to the balloon is dropped page cache. */
+static void vbal_guard_grant_dropped(struct vbal_guard *g,
+				     const struct vbal_signals *s)
+{
+	g->granted = true;
+	g->granted_at = s->held_pages;
+}
+
+/*
+ * Reclaim also leaves pieces, which lie about as free memory. Where much is
+ * free, somebody else has let go of it.
+ */
+static bool vbal_guard_is_leftover(const struct vbal_guard *g,
+				   const struct vbal_signals *s)
+{
+	return vbal_guard_is_low(s) &&
+	       s->now_ms - g->cache_at_ms < VBAL_WINDOW_MS;
+}
+
 static void vbal_guard_ask_step(struct vbal_guard *g,
 				const struct vbal_signals *s,
 				unsigned long want_pages,
@@ -854,8 +906,8 @@ static void vbal_guard_ask_step(struct vbal_guard *g,
 	v->reclaim = true;
 	v->slab = s->slab_pages > s->cache_pages / 4;
 	g->took_cache = true;
-	g->granted = true;
-	g->granted_at = s->held_pages;
+	g->cache_at_ms = s->now_ms;
+	vbal_guard_grant_dropped(g, s);
 }
 
 static void vbal_guard_ask_cache(struct vbal_guard *g,
@@ -928,11 +980,13 @@ void vbal_guard_ask(struct vbal_guard *g, const struct vbal_signals *s,
 		return;
 	}
 	plain = min(room,
-		    vbal_beyond(s->above_high_pages, s->total_pages / 256));
+		    vbal_beyond(s->above_high_pages, vbal_guard_left_free(s)));
 	if (vbal_guard_enough(plain, want_pages)) {
 		/* Others allocate meanwhile: never all there is at once. */
 		v->grant_pages =
 			min(want_pages, max(plain / 2, VBAL_MIN_GRANT_PAGES));
+		if (vbal_guard_is_leftover(g, s))
+			vbal_guard_grant_dropped(g, s);
 		return;
 	}
 	vbal_guard_ask_cache(g, s, min(room, want_pages), v);
@@ -987,11 +1041,13 @@ static unsigned long vbal_steps_next(struct vbal_steps *steps,
 
 /*
  * What was given back is not taken again at once. Each time that it turns out
- * to be too early the next hold-off is twice as long.
+ * to be too early the next hold-off is twice as long. @end_ms is where its
+ * end goes: of the two only the size worker's may be cut short.
  */
-static void vbal_guard_settle(struct vbal_guard *g, u64 now_ms)
+static void vbal_guard_settle(struct vbal_guard *g, atomic64_t *end_ms,
+			      u64 now_ms)
 {
-	u64 until_ms = atomic64_read(&g->settle_until_ms);
+	u64 until_ms = vbal_guard_settled_at(g);
 	unsigned int settle_ms = READ_ONCE(g->settle_ms);
 
 	if (now_ms >= until_ms) {
@@ -1001,7 +1057,24 @@ static void vbal_guard_settle(struct vbal_guard *g, u64 now_ms)
 				  VBAL_SETTLE_MAX_MS);
 		WRITE_ONCE(g->settle_ms, settle_ms);
 	}
-	atomic64_set(&g->settle_until_ms, now_ms + settle_ms);
+	atomic64_set(end_ms, now_ms + settle_ms);
+}
+
+/*
+ * A working set larger than RAM must not empty the balloon. Nor must a container
+ * that swaps at its own limit: its pages are counted like all others, but only
+ * where memory is short the balloon can be why.
+ */
+static unsigned long vbal_guard_owed_at_most(const struct vbal_guard *g,
+					     const struct vbal_signals *s,
+					     enum vbal_pressure pressure)
+{
+	if (pressure == VBAL_CALM)
+		return 0;
+	if (pressure == VBAL_PRESSURE_MISSED ||
+	    (pressure == VBAL_PRESSURE_SWAP && !vbal_guard_is_short(g, s)))
+		return g->dropped_pages;
+	return ULONG_MAX;
 }
 
 /* What is to be given back for the present signals, and why. */
@@ -1016,11 +1089,8 @@ static unsigned long vbal_guard_owed(struct vbal_guard *g,
 	*why = vbal_pressure_names[pressure];
 	if (s->avail_pages < READ_ONCE(g->reserve_pages) / 2)
 		*why = "the guest has used up half its reserve";
-	else if (pressure == VBAL_CALM)
-		return 0;
-	else if (pressure == VBAL_PRESSURE_MISSED)
-		/* A working set larger than RAM must not empty the balloon. */
-		limit = g->dropped_pages;
+	else
+		limit = vbal_guard_owed_at_most(g, s, pressure);
 	return min(limit, limit ? vbal_steps_next(&g->give_back, g->total_pages,
 						  s->now_ms) :
 				  0);
@@ -1054,7 +1124,7 @@ void vbal_guard_watch(struct vbal_guard *g, const struct vbal_signals *s,
 	g->dropped_pages -= min(g->dropped_pages, v->give_back_pages);
 	g->nr_give_backs++;
 	g->nr_give_back_pages += v->give_back_pages;
-	vbal_guard_settle(g, s->now_ms);
+	vbal_guard_settle(g, &g->settle_until_ms, s->now_ms);
 }
 
 /**
@@ -1085,7 +1155,7 @@ void vbal_guard_oom_done(struct vbal_guard *g, unsigned long nr_pages,
 		return;
 	WRITE_ONCE(g->nr_oom_events, g->nr_oom_events + 1);
 	WRITE_ONCE(g->nr_oom_pages, g->nr_oom_pages + nr_pages);
-	vbal_guard_settle(g, now_ms);
+	vbal_guard_settle(g, &g->oom_until_ms, now_ms);
 }
 
 /* An ear for reclaim ------------------------------------------------------ */

@@ -163,14 +163,17 @@ struct vbal_steps {
  * @mark: the signals at the start of the present window; size worker
  * @marked: @mark has been filled; size worker
  * @took_cache: page cache was granted since @mark; size worker
- * @granted: the last grant was of page cache; size worker
+ * @cache_at_ms: when page cache was granted last; size worker
+ * @granted: the last grant was of page cache, or of pieces that it left; size
+ *	worker
  * @granted_at: what the balloon held then; size worker
  * @foreign_per_s: pages that come back each second whatever the balloon does;
  *	size worker
  * @learned_at_ms: when that was seen last; size worker
  * @asked_pages: the target of the present ask; size worker
  * @keep_pages: page cache that stays whatever this ask wants; size worker
- * @dropped_pages: page cache that was granted and not given back; size worker
+ * @dropped_pages: page cache that was granted and not given back, at most what
+ *	the balloon holds; size worker
  * @undone_pages: what has just been given back; size worker
  * @undone_missed: what had come back when that began; size worker
  * @step_pages: page cache to be taken until the next look; size worker
@@ -186,8 +189,9 @@ struct vbal_steps {
  * @oom: steps of the OOM notifier, which is serialised by the kernel
  * @settle_ms: present hold-off after giving back; WRITE_ONCE, a lost update
  *	costs one doubling
- * @settle_until_ms: no inflation before, whatever is free; size worker and
- *	OOM notifier
+ * @settle_until_ms: no inflation before, whatever is free; written by the size
+ *	worker, which ends it early when page cache was not what was missed
+ * @oom_until_ms: likewise; written by the OOM notifier, ended by time alone
  * @shrinker: tells that the kernel has begun to reclaim
  * @wake: wakes the size worker; NULL while @shrinker is not registered
  * @woken_at: jiffies of the last wake; any reclaiming task
@@ -211,6 +215,7 @@ struct vbal_guard {
 	struct vbal_signals mark;
 	bool marked;
 	bool took_cache;
+	u64 cache_at_ms;
 	bool granted;
 	unsigned long granted_at;
 	unsigned long foreign_per_s[VBAL_NR_MISSED];
@@ -233,6 +238,7 @@ struct vbal_guard {
 	struct vbal_steps oom;
 	unsigned int settle_ms;
 	atomic64_t settle_until_ms;
+	atomic64_t oom_until_ms;
 
 	struct vbal_shrinker shrinker;
 	void (*wake)(struct vbal_guard *g);

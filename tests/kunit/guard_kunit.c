@@ -736,6 +736,105 @@ static void missed_pages_of_before_change_nothing(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->g.nr_pressure_events, 0);
 }
 
+/* Four steps of page cache: 15 MiB. */
+static void take_cache(struct guard_test *t)
+{
+	unsigned int i;
+
+	set_cached(t, MIB(500), MIB(400));
+	for (i = 0; i < 4; i++) {
+		take(t);
+		t->s.now_ms += 20;
+	}
+}
+
+/* What the host or the OOM notifier took back cannot be missed any more. */
+static void dropped_is_never_more_than_held(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+	unsigned int i;
+
+	for (i = 0; i < 3; i++) {
+		take_cache(t);
+		t->s.held_pages = MIB(2);
+		KUNIT_EXPECT_EQ(test, watch(t), 0);
+		KUNIT_EXPECT_EQ(test, t->g.dropped_pages, MIB(2));
+	}
+	/* None is left, though the target is the same. */
+	take_cache(t);
+	t->s.held_pages = 0;
+	ask(t, RAM);
+	KUNIT_EXPECT_EQ(test, t->g.dropped_pages, 0);
+}
+
+static void pieces_that_reclaim_leaves_count_as_dropped(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	take_cache(t);
+	t->s.above_high_pages = MIB(20);
+	KUNIT_EXPECT_EQ(test, take(t), MIB(8));
+	KUNIT_EXPECT_FALSE(test, t->v.reclaim);
+	t->s.above_high_pages = 0;
+	watch(t);
+	KUNIT_EXPECT_EQ(test, t->g.dropped_pages, MIB(15 + 8));
+}
+
+static void memory_that_was_let_go_does_not_count_as_dropped(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	take_cache(t);
+	set_free(t, MIB(300));
+	KUNIT_EXPECT_GT(test, take(t), MIB(50));
+	watch(t);
+	KUNIT_EXPECT_EQ(test, t->g.dropped_pages, MIB(15));
+	/* Long after page cache was taken there are no pieces left. */
+	t->s.now_ms += 1000;
+	t->s.above_high_pages = MIB(20);
+	KUNIT_EXPECT_EQ(test, take(t), MIB(8));
+	watch(t);
+	KUNIT_EXPECT_EQ(test, t->g.dropped_pages, MIB(15));
+}
+
+/* A guest of which 1/32 is less than what is worth the trip. */
+static void set_tiny(struct guard_test *t)
+{
+	memset(&t->g, 0, sizeof(t->g));
+	vbal_guard_init(&t->g, MIB(32), true);
+	t->s.total_pages = MIB(32);
+	t->s.free_pages = MIB(3);
+	t->s.above_high_pages = MIB(1);
+	t->s.avail_pages = MIB(10);
+	t->s.cache_pages = MIB(9);
+}
+
+static void tiny_guest_gives_page_cache(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	set_tiny(t);
+	KUNIT_EXPECT_EQ(test, ask(t, MIB(8)), 0);
+	t->s.now_ms += 50;
+	KUNIT_EXPECT_EQ(test, ask(t, MIB(8)), MIB(1));
+	KUNIT_EXPECT_TRUE(test, t->v.reclaim);
+}
+
+static void tiny_guest_may_miss_a_little(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	set_tiny(t);
+	t->g.learned_at_ms = t->s.now_ms;
+	t->s.held_pages += ask(t, MIB(8));
+	t->s.now_ms += 50;
+	t->s.missed[VBAL_REFAULTED] += MIB(1) / 4;
+	KUNIT_EXPECT_GT(test, ask(t, MIB(8)), 0);
+	t->s.missed[VBAL_REFAULTED] += 1;
+	KUNIT_EXPECT_EQ(test, ask(t, MIB(8)), 0);
+	KUNIT_EXPECT_EQ(test, t->g.pressure, VBAL_PRESSURE_MISSED);
+}
+
 /* Failed allocations */
 
 static void alloc_failed_backs_off(struct kunit *test)
@@ -839,12 +938,16 @@ static void watch_answers_pressure(struct kunit *test)
 {
 	const struct pressure_case *c = test->param_value;
 	struct guard_test *t = test->priv;
-	bool answered = c->swapped_out > 32 || c->alloc_stalls > 4;
+	unsigned long owed = 0;
 
 	t->s.held_pages = MIB(500);
 	set_tight(t);
 	add_pressure(t, c);
-	KUNIT_EXPECT_EQ(test, watch(t), answered ? MIB(16) : 0);
+	if (c->alloc_stalls > 4)
+		owed = MIB(16);
+	else if (c->swapped_out > 32)
+		owed = MIB(1); /* as much page cache as was taken */
+	KUNIT_EXPECT_EQ(test, watch(t), owed);
 	/* Once: the same counters are no news. */
 	KUNIT_EXPECT_EQ(test, watch(t), 0);
 }
@@ -855,9 +958,48 @@ static void watch_answers_what_ask_has_seen(struct kunit *test)
 
 	t->s.held_pages = MIB(500);
 	set_tight(t);
+	t->s.avail_pages = RESERVE;
 	t->s.swapped_out += 100;
 	KUNIT_EXPECT_EQ(test, ask(t, RAM), 0);
 	KUNIT_EXPECT_EQ(test, watch(t), MIB(16));
+}
+
+/*
+ * A container that swaps at its own limit, in a guest full of page cache: it
+ * stops inflation, but the balloon has nothing to answer for.
+ */
+static void watch_of_a_swapping_container_is_silent(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+	unsigned int i;
+
+	t->s.held_pages = MIB(300);
+	set_cached(t, MIB(500), MIB(400));
+	ask(t, 0);
+	for (i = 0; i < 20; i++) {
+		t->s.now_ms += 1000;
+		t->s.swapped_out += 1000;
+		KUNIT_EXPECT_EQ(test, watch(t), 0);
+		KUNIT_EXPECT_EQ(test, ask(t, MIB(100)), 0);
+		KUNIT_EXPECT_EQ(test, t->v.state, VBAL_STATE_HELD_BY_PRESSURE);
+	}
+	KUNIT_EXPECT_EQ(test, t->g.nr_give_backs, 0);
+}
+
+/* The guest itself swaps: little is left that could be reclaimed. */
+static void watch_of_a_swapping_guest_gives_back(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	t->s.held_pages = MIB(300);
+	set_cached(t, 2 * RESERVE - 2, MIB(50));
+	ask(t, 0);
+	t->s.now_ms += 1000;
+	t->s.swapped_out += 1000;
+	KUNIT_EXPECT_EQ(test, watch(t), MIB(16));
+	t->s.now_ms += 1000;
+	t->s.swapped_out += 1000;
+	KUNIT_EXPECT_EQ(test, watch(t), MIB(32));
 }
 
 /* The balloon's calls into reclaim are no stalls if memory was free after all. */
@@ -964,6 +1106,60 @@ static void oom_holds_inflation_off(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->v.state, VBAL_STATE_HELD_BY_PRESSURE);
 	t->s.now_ms += 5000;
 	KUNIT_EXPECT_EQ(test, ask(t, MIB(10)), MIB(10));
+}
+
+/* Missed pages were given back, and the guest reads on: a stream. */
+static void read_on(struct guard_test *t)
+{
+	unsigned int i;
+
+	for (i = 0; i < 5; i++) {
+		t->s.now_ms += 50;
+		t->s.missed[VBAL_REFAULTED] += MIB(20);
+		t->s.kswapd_pages += MIB(20);
+		t->s.held_pages -= watch(t);
+	}
+}
+
+static void oom_hold_off_ends_by_time_alone(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+	u64 oom_at_ms;
+
+	set_missed(test, t);
+	oom_at_ms = t->s.now_ms;
+	vbal_guard_oom_done(&t->g, MIB(16), oom_at_ms);
+	read_on(t);
+	/* It was no page cache that was missed: that hold-off is over. */
+	KUNIT_EXPECT_EQ(test, t->g.nr_give_backs, 1);
+	KUNIT_EXPECT_EQ(test, t->g.undone_pages, 0);
+	set_free(t, MIB(900));
+	t->s.now_ms = oom_at_ms + 4999;
+	KUNIT_EXPECT_EQ(test, ask(t, MIB(10)), 0);
+	KUNIT_EXPECT_EQ(test, t->v.state, VBAL_STATE_HELD_BY_PRESSURE);
+	t->s.now_ms += 1;
+	KUNIT_EXPECT_EQ(test, ask(t, MIB(10)), MIB(10));
+}
+
+static void oom_does_not_prolong_the_trial(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+	u64 given_at_ms;
+
+	set_missed(test, t);
+	t->s.missed[VBAL_REFAULTED] += MIB(2);
+	t->s.free_pages -= MIB(2);
+	given_at_ms = t->s.now_ms;
+	t->s.held_pages -= watch(t);
+	while (t->s.now_ms < given_at_ms + 5500) {
+		t->s.now_ms += 500;
+		if (t->s.now_ms == given_at_ms + 4000)
+			vbal_guard_oom_done(&t->g, MIB(16), t->s.now_ms);
+		watch(t);
+	}
+	KUNIT_EXPECT_EQ(test, t->g.nr_oom_events, 1);
+	KUNIT_EXPECT_EQ(test, t->g.undone_pages, 0);
+	KUNIT_EXPECT_EQ(test, ask(t, MIB(10)), 0);
 }
 
 /* Squeeze */
@@ -1362,6 +1558,11 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(missed_pages_that_displace_others_are_given_back),
 	KUNIT_CASE(missed_pages_of_a_container_change_nothing),
 	KUNIT_CASE(missed_pages_of_before_change_nothing),
+	KUNIT_CASE(dropped_is_never_more_than_held),
+	KUNIT_CASE(pieces_that_reclaim_leaves_count_as_dropped),
+	KUNIT_CASE(memory_that_was_let_go_does_not_count_as_dropped),
+	KUNIT_CASE(tiny_guest_gives_page_cache),
+	KUNIT_CASE(tiny_guest_may_miss_a_little),
 	KUNIT_CASE(hold_ends_when_memory_is_plenty),
 	KUNIT_CASE(alloc_failed_backs_off),
 	KUNIT_CASE(watch_of_a_calm_guest_is_silent),
@@ -1372,12 +1573,16 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(watch_without_deflate_on_oom_never_gives_back),
 	KUNIT_CASE_PARAM(watch_answers_pressure, pressure_gen_params),
 	KUNIT_CASE(watch_answers_what_ask_has_seen),
+	KUNIT_CASE(watch_of_a_swapping_container_is_silent),
+	KUNIT_CASE(watch_of_a_swapping_guest_gives_back),
 	KUNIT_CASE(own_stalls_hide_others_for_a_window_only),
 	KUNIT_CASE(settle_holds_whatever_is_free),
 	KUNIT_CASE(settle_grows_with_each_relapse),
 	KUNIT_CASE(oom_gives_growing_steps),
 	KUNIT_CASE(oom_step_of_a_small_guest),
 	KUNIT_CASE(oom_holds_inflation_off),
+	KUNIT_CASE(oom_hold_off_ends_by_time_alone),
+	KUNIT_CASE(oom_does_not_prolong_the_trial),
 	KUNIT_CASE(squeeze_obeys_the_host),
 	KUNIT_CASE(squeeze_waits_after_oom),
 	KUNIT_CASE(squeeze_can_be_left_at_once),
