@@ -391,9 +391,13 @@ class Guest:
         return int(size[1]) * 1024
 
     def free_kb(self):
-        """Return the free memory: MemFree, and what lies free in the lists of the CPUs."""
-        in_lists = re.findall(r"^\s+count: (\d+)$", self.check("cat /proc/zoneinfo"), re.MULTILINE)
-        return self.meminfo()["MemFree"] + sum(map(int, in_lists)) * self.page_bytes() // 1024
+        """Return the free memory: MemFree, and what lies free in the lists of the CPUs.
+
+        From one file, because pages go from the lists to the zones at any time.
+        """
+        free = re.findall(r"^\s+(?:nr_free_pages|count:) +(\d+)$",
+                          self.check("cat /proc/zoneinfo"), re.MULTILINE)
+        return sum(map(int, free)) * self.page_bytes() // 1024
 
     @property
     def quarantine_kb(self):
