@@ -305,7 +305,6 @@ static void vbal_reclaim_open(struct vbal_reclaim *r, unsigned long nr_pages,
 	spin_unlock(&r->lock);
 	WRITE_ONCE(r->gfp, gfp);
 	WRITE_ONCE(r->limit, limit);
-	WRITE_ONCE(r->end, jiffies + msecs_to_jiffies(VBAL_RECLAIM_STROKE_MS));
 	atomic_long_set(&r->wanted, nr_pages);
 }
 
@@ -335,6 +334,8 @@ bool vbal_reclaim_make(struct vbal_reclaim *r, unsigned long nr_pages,
 		if (nid == NUMA_NO_NODE)
 			break;
 		WRITE_ONCE(r->nid, nid);
+		WRITE_ONCE(r->end,
+			   jiffies + msecs_to_jiffies(VBAL_RECLAIM_STROKE_MS));
 		if (num_online_cpus() > 1)
 			queue_work(system_unbound_wq, &r->helper);
 		progress = vbal_reclaim_stroke(r, r->end) ||

@@ -25,9 +25,10 @@
 /* A balloon that has not moved for so long lets its pages move. */
 #define VBAL_SETTLE_MS 1000
 #define VBAL_SETTLE_STEP_PAGES (SZ_64M >> PAGE_SHIFT)
-/* So long the OOM notifier waits for the host, or for whoever has the pages. */
-#define VBAL_OOM_WAIT_MS 1000
 #define VBAL_OOM_PRIORITY 80
+
+/* So long the OOM notifier waits for the host, or for whoever has the pages. */
+static unsigned int vbal_oom_wait_ms = 1000;
 
 /**
  * vbal_size_set_state() - for people: what the balloon does, and why
@@ -788,7 +789,7 @@ static bool vbal_oom_stop_moves(struct vbal_size *size, unsigned long end)
 
 static unsigned long vbal_oom_relieve(struct vbal_size *size, u64 now_ms)
 {
-	unsigned long end = jiffies + msecs_to_jiffies(VBAL_OOM_WAIT_MS);
+	unsigned long end = jiffies + msecs_to_jiffies(vbal_oom_wait_ms);
 	unsigned long nr_pages = 0;
 
 	while (!mutex_trylock(&size->oom_lock))

@@ -306,6 +306,14 @@ static void freeze_and_restore_come_back_to_the_target(struct kunit *test)
 	test_expect_actual(test, FRAMES_64M + 3);
 }
 
+/* The size worker has nothing more to do, and nobody wakes it. */
+static void wait_for_rest(struct kunit *test, struct vbal_dev *vb)
+{
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->size.state) ==
+					  VBAL_STATE_AT_TARGET));
+	flush_delayed_work(&vb->size.work);
+}
+
 static void relieve_gives_back_below_the_target(struct kunit *test)
 {
 	struct vbal_dev *vb;
@@ -314,6 +322,7 @@ static void relieve_gives_back_below_the_target(struct kunit *test)
 	vb = test_plug_bound(test);
 	/* Without DEFLATE_ON_OOM the worker rests now: this is its part. */
 	test_resize_to(test, FRAMES_64M);
+	wait_for_rest(test, vb);
 	KUNIT_EXPECT_GT(test,
 			vbal_relieve(&vb->size, FRAMES_2M + 3, "a test",
 				     jiffies + 60 * HZ),
@@ -334,6 +343,7 @@ static void relieve_goes_on_in_the_next_slice(struct kunit *test)
 	test_host(test, PFN);
 	vb = test_plug_bound(test);
 	test_resize_to(test, FRAMES_64M);
+	wait_for_rest(test, vb);
 	KUNIT_EXPECT_GT(
 		test, vbal_relieve(&vb->size, FRAMES_2M, "a test", jiffies - 1),
 		0);
@@ -480,6 +490,7 @@ struct oom_task {
 	struct work_struct work;
 	struct vbal_dev *vb;
 	unsigned long freed;
+	unsigned int wait_ms;
 };
 
 static void oom_task_fn(struct work_struct *work)
@@ -493,6 +504,9 @@ static void oom_task_fn(struct work_struct *work)
 static void oom_begin(struct kunit *test, struct oom_task *task,
 		      struct vbal_dev *vb)
 {
+	/* Its patience must outlast whatever else this machine does. */
+	task->wait_ms = vbal_oom_wait_ms;
+	vbal_oom_wait_ms = 60000;
 	task->vb = vb;
 	task->freed = 0;
 	INIT_WORK_ONSTACK(&task->work, oom_task_fn);
@@ -504,6 +518,7 @@ static unsigned long oom_end(struct oom_task *task)
 {
 	flush_work(&task->work);
 	destroy_work_on_stack(&task->work);
+	vbal_oom_wait_ms = task->wait_ms;
 	return task->freed;
 }
 
