@@ -118,9 +118,7 @@ static unsigned long vbal_hint_spare_pages(struct vbal_hint *h)
 
 	if (READ_ONCE(h->shrunk) || READ_ONCE(h->offlining))
 		return 0;
-	vbal_guard_sample(&s, vbal_pages_held(&h->size->pages),
-			  !h->size->pages.adjust_managed,
-			  vbal_reclaim_stalls(&h->size->pages.reclaim));
+	vbal_size_sample(h->size, &s);
 	if (s.above_high_pages <= s.high_wmark_pages ||
 	    s.avail_pages <= reserve)
 		return 0;

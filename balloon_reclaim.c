@@ -65,17 +65,18 @@ unsigned long vbal_node_room(int nid)
 	return nr_pages;
 }
 
-/* The node with most room that is not among those tried; NUMA_NO_NODE: none. */
-static int vbal_reclaim_freest_node(const nodemask_t *tried)
+/* The node of those not tried that has most by @measure; NUMA_NO_NODE: none is left. */
+static int vbal_reclaim_best_node(const nodemask_t *tried,
+				  unsigned long (*measure)(int nid))
 {
 	unsigned long best_pages = 0, nr_pages;
 	int nid, best = NUMA_NO_NODE;
 
-	for_each_online_node(nid) {
+	for_each_node_state(nid, N_MEMORY) {
 		if (node_isset(nid, *tried))
 			continue;
-		nr_pages = vbal_node_room(nid);
-		if (nr_pages > best_pages) {
+		nr_pages = measure(nid);
+		if (best == NUMA_NO_NODE || nr_pages > best_pages) {
 			best_pages = nr_pages;
 			best = nid;
 		}
@@ -92,7 +93,7 @@ static int vbal_reclaim_freest_node(const nodemask_t *tried)
 unsigned long vbal_reclaim_largest(void)
 {
 	nodemask_t none = NODE_MASK_NONE;
-	int nid = vbal_reclaim_freest_node(&none);
+	int nid = vbal_reclaim_best_node(&none, vbal_node_room);
 
 	return nid == NUMA_NO_NODE ? 0 : vbal_node_room(nid);
 }
@@ -165,7 +166,10 @@ struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order)
 	struct page *page;
 	int nid, i;
 
-	while ((nid = vbal_reclaim_freest_node(&tried)) != NUMA_NO_NODE) {
+	for (;;) {
+		nid = vbal_reclaim_best_node(&tried, vbal_node_room);
+		if (nid == NUMA_NO_NODE)
+			return NULL;
 		for (i = MAX_NR_ZONES - 1; i >= 0; i--) {
 			struct zone *zone = &NODE_DATA(nid)->node_zones[i];
 
@@ -177,7 +181,6 @@ struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order)
 		}
 		node_set(nid, tried);
 	}
-	return NULL;
 }
 
 static unsigned long vbal_node_cache(int nid)
@@ -186,24 +189,6 @@ static unsigned long vbal_node_cache(int nid)
 
 	return max(atomic_long_read(&stat[NR_INACTIVE_FILE]), 0L) +
 	       max(atomic_long_read(&stat[NR_ACTIVE_FILE]), 0L);
-}
-
-/* The node with most page cache that is not among those tried; NUMA_NO_NODE: none. */
-static int vbal_reclaim_fullest_node(const nodemask_t *tried)
-{
-	unsigned long best_pages = 0, nr_pages;
-	int nid, best = NUMA_NO_NODE;
-
-	for_each_node_state(nid, N_MEMORY) {
-		if (node_isset(nid, *tried))
-			continue;
-		nr_pages = vbal_node_cache(nid);
-		if (best == NUMA_NO_NODE || nr_pages > best_pages) {
-			best_pages = nr_pages;
-			best = nid;
-		}
-	}
-	return best;
 }
 
 /* Made, or pinned, unless that is over meanwhile. */
@@ -266,9 +251,10 @@ static bool vbal_reclaim_enough(struct vbal_reclaim *r)
 	       vbal_node_room(READ_ONCE(r->nid)) >= READ_ONCE(r->limit);
 }
 
-/* Until there is enough, it is @end, or nothing comes of it any more. */
-static bool vbal_reclaim_stroke(struct vbal_reclaim *r, unsigned long end)
+/* Until there is enough, it is @r->end, or nothing comes of it any more. */
+static bool vbal_reclaim_stroke(struct vbal_reclaim *r)
 {
+	unsigned long end = READ_ONCE(r->end);
 	unsigned long before = vbal_reclaim_sum(PGSTEAL_DIRECT);
 	unsigned long stolen = before, now;
 	unsigned int in_vain = 0;
@@ -293,7 +279,7 @@ static void vbal_reclaim_help(struct work_struct *work)
 		container_of(work, struct vbal_reclaim, helper);
 
 	set_user_nice(current, MAX_NICE);
-	vbal_reclaim_stroke(r, READ_ONCE(r->end));
+	vbal_reclaim_stroke(r);
 	set_user_nice(current, 0);
 }
 
@@ -330,7 +316,7 @@ bool vbal_reclaim_make(struct vbal_reclaim *r, unsigned long nr_pages,
 
 	vbal_reclaim_open(r, nr_pages, limit, gfp);
 	while (!progress) {
-		nid = vbal_reclaim_fullest_node(&tried);
+		nid = vbal_reclaim_best_node(&tried, vbal_node_cache);
 		if (nid == NUMA_NO_NODE)
 			break;
 		WRITE_ONCE(r->nid, nid);
@@ -338,8 +324,7 @@ bool vbal_reclaim_make(struct vbal_reclaim *r, unsigned long nr_pages,
 			   jiffies + msecs_to_jiffies(VBAL_RECLAIM_STROKE_MS));
 		if (num_online_cpus() > 1)
 			queue_work(system_unbound_wq, &r->helper);
-		progress = vbal_reclaim_stroke(r, r->end) ||
-			   vbal_reclaim_enough(r);
+		progress = vbal_reclaim_stroke(r) || vbal_reclaim_enough(r);
 		node_set(nid, tried);
 	}
 	return progress;

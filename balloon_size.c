@@ -125,6 +125,20 @@ u64 vbal_size_retry_in_ms(const struct vbal_size *size)
 	return retry_at_ms > now_ms ? retry_at_ms - now_ms : 0;
 }
 
+/**
+ * vbal_size_sample() - what the guard judges by
+ * @size: the size
+ * @s: the guest's memory at this moment
+ *
+ * Context: Any.
+ */
+void vbal_size_sample(struct vbal_size *size, struct vbal_signals *s)
+{
+	vbal_guard_sample(s, vbal_pages_held(&size->pages),
+			  !size->pages.adjust_managed,
+			  vbal_reclaim_stalls(&size->pages.reclaim));
+}
+
 static void vbal_free(struct vbal_size *size, struct vbal_blocks *blocks)
 {
 	u64 start_ns = ktime_get_ns();
@@ -277,9 +291,7 @@ static int vbal_inflate(struct vbal_size *size, unsigned long want_pages,
 		ret = vbal_get_batch(size, &batch);
 	if (ret)
 		return ret;
-	vbal_guard_sample(&s, vbal_pages_held(&size->pages),
-			  !size->pages.adjust_managed,
-			  vbal_reclaim_stalls(&size->pages.reclaim));
+	vbal_size_sample(size, &s);
 	/* What is in flight is as good as gone. */
 	s.held_pages += size->busy_pages;
 	vbal_guard_ask(&size->guard, &s, want_pages, v);
@@ -405,8 +417,7 @@ static unsigned long vbal_pressure_pages(struct vbal_size *size,
 
 	if (!size->guard.may_give_back || !held || vbal_squeezing(size))
 		return 0;
-	vbal_guard_sample(&s, held, !size->pages.adjust_managed,
-			  vbal_reclaim_stalls(&size->pages.reclaim));
+	vbal_size_sample(size, &s);
 	vbal_guard_watch(&size->guard, &s, v);
 	if (v->give_back_pages)
 		trace_vbal_guard(size->debug.virtio, &s, 0, v,

@@ -481,9 +481,7 @@ static int vbal_signals_show(struct seq_file *m, void *unused)
 	struct vbal_guard *g = &vb->size.guard;
 	struct vbal_signals s;
 
-	vbal_guard_sample(&s, vbal_pages_held(&vb->size.pages),
-			  !vb->size.pages.adjust_managed,
-			  vbal_reclaim_stalls(&vb->size.pages.reclaim));
+	vbal_size_sample(&vb->size, &s);
 	seq_printf(m, "total_bytes %llu\n", vbal_pages_to_bytes(s.total_pages));
 	seq_printf(m, "held_bytes %llu\n", vbal_pages_to_bytes(s.held_pages));
 	seq_printf(m, "available_bytes %llu\n",
@@ -503,8 +501,7 @@ static int vbal_signals_show(struct seq_file *m, void *unused)
 	seq_printf(m, "activated_anyway_pages_per_s %lu\n",
 		   READ_ONCE(g->foreign_per_s[VBAL_ACTIVATED]));
 	seq_printf(m, "allocation_stalls %lu\n", s.alloc_stalls);
-	seq_printf(m, "own_allocation_stalls %lu\n",
-		   vbal_reclaim_stalls(&vb->size.pages.reclaim));
+	seq_printf(m, "own_allocation_stalls %lu\n", s.own_stalls);
 	seq_printf(m, "floor_bytes %llu\n",
 		   vbal_pages_to_bytes(READ_ONCE(g->floor_pages)));
 	seq_printf(m, "reserve_bytes %llu\n",

@@ -103,6 +103,7 @@ void vbal_size_retry(struct vbal_size *size);
 void vbal_size_set_state(struct vbal_size *size, enum vbal_state state,
 			 const char *why);
 unsigned long vbal_size_ram_pages(struct vbal_size *size);
+void vbal_size_sample(struct vbal_size *size, struct vbal_signals *s);
 u64 vbal_size_retry_in_ms(const struct vbal_size *size);
 
 #endif /* _VBALLOON_SIZE_H */

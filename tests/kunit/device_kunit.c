@@ -306,23 +306,24 @@ static void freeze_and_restore_come_back_to_the_target(struct kunit *test)
 	test_expect_actual(test, FRAMES_64M + 3);
 }
 
-/* The size worker has nothing more to do, and nobody wakes it. */
-static void wait_for_rest(struct kunit *test, struct vbal_dev *vb)
-{
-	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->size.state) ==
-					  VBAL_STATE_AT_TARGET));
-	flush_delayed_work(&vb->size.work);
-}
-
-static void relieve_gives_back_below_the_target(struct kunit *test)
+/* Without DEFLATE_ON_OOM the size worker rests then: nobody wakes it. */
+static struct vbal_dev *plug_full_at_rest(struct kunit *test)
 {
 	struct vbal_dev *vb;
 
 	test_host(test, PFN);
 	vb = test_plug_bound(test);
-	/* Without DEFLATE_ON_OOM the worker rests now: this is its part. */
 	test_resize_to(test, FRAMES_64M);
-	wait_for_rest(test, vb);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->size.state) ==
+					  VBAL_STATE_AT_TARGET));
+	flush_delayed_work(&vb->size.work);
+	return vb;
+}
+
+static void relieve_gives_back_below_the_target(struct kunit *test)
+{
+	struct vbal_dev *vb = plug_full_at_rest(test);
+
 	KUNIT_EXPECT_GT(test,
 			vbal_relieve(&vb->size, FRAMES_2M + 3, "a test",
 				     jiffies + 60 * HZ),
@@ -338,12 +339,8 @@ static void relieve_gives_back_below_the_target(struct kunit *test)
 /* A slice has an end; the size worker goes on where it was. */
 static void relieve_goes_on_in_the_next_slice(struct kunit *test)
 {
-	struct vbal_dev *vb;
+	struct vbal_dev *vb = plug_full_at_rest(test);
 
-	test_host(test, PFN);
-	vb = test_plug_bound(test);
-	test_resize_to(test, FRAMES_64M);
-	wait_for_rest(test, vb);
 	KUNIT_EXPECT_GT(
 		test, vbal_relieve(&vb->size, FRAMES_2M, "a test", jiffies - 1),
 		0);

@@ -170,15 +170,22 @@ def wait_settled(guest, timeout=120):
 
 
 @contextlib.contextmanager
+def traced(guest, *events):
+    """Switch tracepoints on; yield a function for the ftrace text so far."""
+    files = [f"{TRACING}/events/{event}/enable" for event in events]
+    guest.check(f"mountpoint -q {TRACING} || mount -t tracefs tracefs {TRACING}\n"
+                f"echo >{TRACING}/trace; " + "; ".join(f"echo 1 >{file}" for file in files))
+    try:
+        yield lambda: guest.check(f"cat {TRACING}/trace")
+    finally:
+        guest.run("; ".join(f"echo 0 >{file}" for file in files))
+
+
+@contextlib.contextmanager
 def batches(guest):
     """Trace what the host is given; yield a function for the bytes by queue's name so far."""
-    event = f"{TRACING}/events/vballoon/vbal_batch_ack/enable"
-    guest.check(f"mountpoint -q {TRACING} || mount -t tracefs tracefs {TRACING}\n"
-                f"echo >{TRACING}/trace; echo 1 >{event}")
-    try:
-        yield lambda: sum_batches(guest.check(f"cat {TRACING}/trace"))
-    finally:
-        guest.run(f"echo 0 >{event}")
+    with traced(guest, "vballoon/vbal_batch_ack") as trace:
+        yield lambda: sum_batches(trace())
 
 
 def sum_batches(trace):
@@ -195,14 +202,9 @@ def worker_runs(guest, function):
 
     Times are the guest's, in seconds.
     """
-    start, end = (f"{TRACING}/events/workqueue/workqueue_execute_{edge}"
-                  for edge in ("start", "end"))
-    guest.check(f"mountpoint -q {TRACING} || mount -t tracefs tracefs {TRACING}\n"
-                f"echo >{TRACING}/trace; echo 1 >{start}/enable; echo 1 >{end}/enable")
-    try:
-        yield lambda: parse_runs(guest.check(f"cat {TRACING}/trace"), function)
-    finally:
-        guest.run(f"echo 0 >{start}/enable; echo 0 >{end}/enable")
+    with traced(guest, "workqueue/workqueue_execute_start",
+                "workqueue/workqueue_execute_end") as trace:
+        yield lambda: parse_runs(trace(), function)
 
 
 def parse_runs(trace, function):
