@@ -251,25 +251,29 @@ static bool vbal_reclaim_enough(struct vbal_reclaim *r)
 	       vbal_node_room(READ_ONCE(r->nid)) >= READ_ONCE(r->limit);
 }
 
-/* Until there is enough, it is @r->end, or nothing comes of it any more. */
+/*
+ * Until there is enough, it is @r->end, or nothing comes of it any more; once at
+ * least, however late it is. True: a block was made, or page cache dropped.
+ */
 static bool vbal_reclaim_stroke(struct vbal_reclaim *r)
 {
 	unsigned long end = READ_ONCE(r->end);
 	unsigned long before = vbal_reclaim_sum(PGSTEAL_DIRECT);
+	long wanted = atomic_long_read(&r->wanted);
 	unsigned long stolen = before, now;
 	unsigned int in_vain = 0;
 	bool found;
 
 	while (!vbal_reclaim_enough(r) && in_vain < VBAL_RECLAIM_IN_VAIN) {
-		if (time_after(jiffies, end))
-			break;
 		found = vbal_reclaim_once(r);
 		now = vbal_reclaim_sum(PGSTEAL_DIRECT);
 		in_vain = found || now != stolen ? 0 : in_vain + 1;
 		stolen = now;
+		if (time_after(jiffies, end))
+			break;
 		cond_resched();
 	}
-	return stolen != before;
+	return stolen != before || atomic_long_read(&r->wanted) != wanted;
 }
 
 /* On a CPU that has nothing else to do. */
