@@ -107,8 +107,8 @@ static_assert(ARRAY_SIZE(vbal_state_names) == VBAL_NR_STATES);
 
 static const char *const vbal_pressure_names[] = {
 	[VBAL_CALM] = "the guest is calm",
-	[VBAL_PRESSURE_SWAP] = "the guest is swapping out",
 	[VBAL_PRESSURE_MISSED] = "the guest misses dropped pages",
+	[VBAL_PRESSURE_SWAP] = "the guest is swapping out",
 	[VBAL_PRESSURE_STALL] = "the guest's allocations stall",
 };
 
@@ -488,7 +488,7 @@ static unsigned long vbal_guard_cache(void)
  * @s: the result
  * @held_pages: what the balloon holds
  * @held_in_total: held pages are still part of MemTotal
- * @own_stalls: how often the balloon itself may have reclaimed since boot
+ * @own_stalls: those stalls that were the balloon's own, since boot
  *
  * A few counters per zone and per CPU, cheap enough for every batch.
  *
@@ -551,8 +551,8 @@ static bool vbal_guard_is_tight(const struct vbal_guard *g,
 }
 
 /*
- * Allocations of others that stalled since @g->mark. Not every call of the
- * balloon's own into reclaim stalls, so over a longer time they would hide those
+ * Allocations of others that stalled since @g->mark. The balloon's own count is
+ * a guess where its task changed CPUs, so over a longer time it would hide those
  * of others.
  */
 static unsigned long vbal_guard_new_stalls(const struct vbal_guard *g,
@@ -585,19 +585,16 @@ static bool vbal_guard_misses(const struct vbal_guard *g,
 	return false;
 }
 
+/* What proves most. */
 static enum vbal_pressure vbal_guard_compare(const struct vbal_guard *g,
 					     const struct vbal_signals *s)
 {
-	const struct vbal_signals *mark = &g->mark;
-
-	if (vbal_beyond(s->swapped_out, mark->swapped_out) >
-	    VBAL_SWAP_LIMIT_PAGES)
-		return VBAL_PRESSURE_SWAP;
-	if (vbal_guard_misses(g, s))
-		return VBAL_PRESSURE_MISSED;
 	if (vbal_guard_new_stalls(g, s) > VBAL_STALL_LIMIT)
 		return VBAL_PRESSURE_STALL;
-	return VBAL_CALM;
+	if (vbal_beyond(s->swapped_out, g->mark.swapped_out) >
+	    VBAL_SWAP_LIMIT_PAGES)
+		return VBAL_PRESSURE_SWAP;
+	return vbal_guard_misses(g, s) ? VBAL_PRESSURE_MISSED : VBAL_CALM;
 }
 
 /* One kind of what comes back: is it the balloon's fault? */
@@ -686,7 +683,7 @@ static void vbal_guard_hold(struct vbal_guard *g, u64 now_ms,
 	g->pressed_at_ms = now_ms;
 	/* Missed while more was being taken: first see what stopping does. */
 	if (pressure != VBAL_PRESSURE_MISSED || !g->took_cache)
-		g->unanswered = pressure;
+		g->unanswered = max(g->unanswered, pressure);
 	g->step_pages = 0;
 }
 
@@ -1143,18 +1140,20 @@ unsigned long vbal_guard_oom_step(struct vbal_guard *g, u64 now_ms)
 /**
  * vbal_guard_oom_done() - the OOM notifier has given back
  * @g: the guard
- * @nr_pages: how much
+ * @nr_pages: how much; nothing, if the host has still to be told of it
  * @now_ms: the time
+ *
+ * Either way the guest was out of memory while the balloon held some.
  *
  * Context: OOM notifier; neither sleeps nor locks.
  */
 void vbal_guard_oom_done(struct vbal_guard *g, unsigned long nr_pages,
 			 u64 now_ms)
 {
-	if (!nr_pages)
-		return;
-	WRITE_ONCE(g->nr_oom_events, g->nr_oom_events + 1);
-	WRITE_ONCE(g->nr_oom_pages, g->nr_oom_pages + nr_pages);
+	if (nr_pages) {
+		WRITE_ONCE(g->nr_oom_events, g->nr_oom_events + 1);
+		WRITE_ONCE(g->nr_oom_pages, g->nr_oom_pages + nr_pages);
+	}
 	vbal_guard_settle(g, &g->oom_until_ms, now_ms);
 }
 

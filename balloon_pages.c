@@ -182,8 +182,7 @@ static struct page *vbal_pages_squeeze(struct vbal_pages *vp)
 	gfp_t gfp = vbal_pages_gfp_block() | __GFP_RECLAIM | __GFP_IO |
 		    __GFP_FS;
 
-	atomic_long_inc(&vp->reclaim.nr_stalls);
-	return alloc_page(gfp);
+	return vbal_reclaim_alloc(&vp->reclaim, numa_node_id(), gfp, 0);
 }
 
 /* Pieces that reclaim leaves lie there until they are so many: they may merge. */

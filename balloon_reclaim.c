@@ -22,6 +22,8 @@
 
 /* So long at most until somebody looks at target, guest and stop again. */
 #define VBAL_RECLAIM_STROKE_MS 10
+/* One call of ours into reclaim counts as so many stalls at most. */
+#define VBAL_RECLAIM_STALLS 3UL
 /* So many calls in vain, and there is nothing to reclaim. */
 #define VBAL_RECLAIM_IN_VAIN 4
 
@@ -228,14 +230,50 @@ static void vbal_reclaim_keep(struct vbal_reclaim *r, struct page *page)
 		__free_pages(page, VBAL_RECLAIM_ORDER);
 }
 
+/* Anybody's stalls, as far as this CPU has counted them. */
+static unsigned long vbal_reclaim_seen_here(void)
+{
+	const int stall = ALLOCSTALL_NORMAL - ZONE_NORMAL;
+	unsigned long sum = 0;
+	int zid;
+
+	for (zid = 0; zid <= ZONE_MOVABLE; zid++)
+		sum += vbal_event_here(stall + zid);
+	return sum;
+}
+
+/**
+ * vbal_reclaim_alloc() - an allocation that may reclaim
+ * @r: the reclaim
+ * @nid: the node
+ * @gfp: by which means
+ * @order: of so many pages
+ *
+ * Whether it did is counted: nobody else was short of memory then.
+ *
+ * Context: process context, may sleep.
+ * Return: the block or NULL.
+ */
+struct page *vbal_reclaim_alloc(struct vbal_reclaim *r, int nid, gfp_t gfp,
+				unsigned int order)
+{
+	unsigned int cpu = raw_smp_processor_id();
+	unsigned long before = vbal_reclaim_seen_here();
+	struct page *page = alloc_pages_node(nid, gfp, order);
+	unsigned long nr_stalls = vbal_reclaim_seen_here() - before;
+
+	if (raw_smp_processor_id() != cpu)
+		nr_stalls = 1;
+	atomic_long_add(min(nr_stalls, VBAL_RECLAIM_STALLS), &r->nr_stalls);
+	return page;
+}
+
 /* One call into reclaim. False: it found nothing, but maybe made pieces. */
 static bool vbal_reclaim_once(struct vbal_reclaim *r)
 {
-	struct page *page;
+	struct page *page = vbal_reclaim_alloc(
+		r, READ_ONCE(r->nid), READ_ONCE(r->gfp), VBAL_RECLAIM_ORDER);
 
-	atomic_long_inc(&r->nr_stalls);
-	page = alloc_pages_node(READ_ONCE(r->nid), READ_ONCE(r->gfp),
-				VBAL_RECLAIM_ORDER);
 	if (!page)
 		return false;
 	if (vbal_zone_room(page_zone(page)))

@@ -426,27 +426,39 @@ static unsigned long vbal_pressure_pages(struct vbal_size *size,
 }
 
 /*
+ * What is still to be given back. The balloon may have shrunk meanwhile for other
+ * reasons, and whoever lets the host win owes nothing.
+ */
+static unsigned long vbal_owed_pages(struct vbal_size *size)
+{
+	unsigned long have = vbal_pages_held(&size->pages) + size->busy_pages;
+
+	if (vbal_squeezing(size) || have <= size->relieve_to_pages) {
+		size->relieve_to_pages = ULONG_MAX;
+		return 0;
+	}
+	return have - size->relieve_to_pages;
+}
+
+/*
  * Give back at once, whatever the host wants. As vbal_step() returns. What does
  * not fit into the slice, or is out with compaction, is left for the next.
  */
 static int vbal_relieve(struct vbal_size *size, unsigned long nr_pages,
 			const char *why, unsigned long slice_end)
 {
-	unsigned long held = vbal_pages_held(&size->pages);
-	unsigned long goal = held - min(nr_pages, held);
-	unsigned long have;
+	unsigned long have = vbal_pages_held(&size->pages) + size->busy_pages;
 	int ret = 1;
 
 	vbal_size_set_state(size, VBAL_STATE_DEFLATING, why);
+	size->relieve_to_pages = have - min(nr_pages, have);
 	for (;;) {
-		have = vbal_pages_held(&size->pages) + size->busy_pages;
-		if (ret <= 0 || have <= goal || vbal_stopping(size) ||
+		nr_pages = vbal_owed_pages(size);
+		if (ret <= 0 || !nr_pages || vbal_stopping(size) ||
 		    time_after(jiffies, slice_end))
-			break;
-		ret = vbal_deflate(size, have - goal);
+			return ret;
+		ret = vbal_deflate(size, nr_pages);
 	}
-	size->relieve_pages = have > goal ? have - goal : 0;
-	return ret;
 }
 
 /*
@@ -643,7 +655,7 @@ static void vbal_size_work_fn(struct work_struct *work)
 	vbal_resize_begins(size);
 	vbal_pages_rewind(&size->pages);
 	v.why = size->why;
-	nr_pages = size->relieve_pages ?: vbal_pressure_pages(size, &v);
+	nr_pages = vbal_owed_pages(size) ?: vbal_pressure_pages(size, &v);
 	if (nr_pages)
 		ret = vbal_relieve(size, nr_pages, v.why, slice_end);
 	else
@@ -823,12 +835,16 @@ static int vbal_oom_notify(struct notifier_block *nb, unsigned long unused,
 	unsigned long *freed = param;
 	u64 now_ms = vbal_now_ms();
 
+	if (!held)
+		return NOTIFY_OK;
 	nr_pages = vbal_oom_relieve(size, now_ms);
-	vbal_guard_oom_done(&size->guard, nr_pages, now_ms);
-	trace_vbal_oom(size->debug.virtio, nr_pages);
 	/* What the size worker has freed meanwhile helps just as well. */
 	left = vbal_pages_held(&size->pages);
-	*freed += left < held ? max(nr_pages, held - left) : nr_pages;
+	if (left < held)
+		nr_pages = max(nr_pages, held - left);
+	vbal_guard_oom_done(&size->guard, nr_pages, now_ms);
+	trace_vbal_oom(size->debug.virtio, nr_pages);
+	*freed += nr_pages;
 	vbal_size_wake(size);
 	return NOTIFY_OK;
 }
@@ -912,7 +928,7 @@ void vbal_size_release(struct vbal_size *size)
 			schedule_timeout_idle(1);
 		vbal_free(size, &blocks);
 	}
-	size->relieve_pages = 0;
+	size->relieve_to_pages = ULONG_MAX;
 	WRITE_ONCE(size->actual_frames, 0);
 }
 
@@ -1000,6 +1016,7 @@ int vbal_size_alloc(struct vbal_size *size, struct vbal_wire *wire)
 	INIT_LIST_HEAD(&size->free_batches);
 	INIT_LIST_HEAD(&size->busy_batches);
 	vbal_pages_init(&size->pages, !on_oom);
+	size->relieve_to_pages = ULONG_MAX;
 	vbal_guard_init(&size->guard, totalram_pages(), on_oom);
 	vbal_debug_init(&size->debug, wire->vdev->index);
 	vbal_move_init(&size->move, wire, &size->pages);

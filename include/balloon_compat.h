@@ -162,6 +162,16 @@ static inline unsigned long vbal_event_sum(int item)
 	return sum;
 }
 
+/* What this CPU has counted; the caller may be on another one a moment later. */
+static inline unsigned long vbal_event_here(int item)
+{
+#ifdef CONFIG_VM_EVENT_COUNTERS
+	return raw_cpu_read(vm_event_states.event[item]);
+#else
+	return 0;
+#endif
+}
+
 #ifdef VBAL_HAVE_NODE_PGSCAN
 #define vbal_reclaim_sum(item) global_node_page_state(item)
 #else

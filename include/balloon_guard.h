@@ -48,16 +48,20 @@ enum vbal_state {
 
 /**
  * enum vbal_pressure - what shows that the guest is short of memory
+ *
+ * The later, the more it proves. Dropped pages can be read again, a container
+ * may swap at its own limit, but stalls are the whole guest's.
+ *
  * @VBAL_CALM: nothing
- * @VBAL_PRESSURE_SWAP: anonymous memory goes to swap
  * @VBAL_PRESSURE_MISSED: pages that were dropped come back
+ * @VBAL_PRESSURE_SWAP: anonymous memory goes to swap
  * @VBAL_PRESSURE_STALL: allocations have to reclaim memory themselves
  * @VBAL_NR_PRESSURES: number of values
  */
 enum vbal_pressure {
 	VBAL_CALM,
-	VBAL_PRESSURE_SWAP,
 	VBAL_PRESSURE_MISSED,
+	VBAL_PRESSURE_SWAP,
 	VBAL_PRESSURE_STALL,
 	VBAL_NR_PRESSURES,
 };
@@ -93,7 +97,7 @@ enum vbal_missed {
  * @missed: pages that came back after they were dropped, since boot
  * @kswapd_pages: pages that kswapd reclaimed, since boot
  * @alloc_stalls: allocations that had to reclaim themselves, since boot
- * @own_stalls: calls of the balloon's own that may be among them, since boot
+ * @own_stalls: those of them that were the balloon's own, since boot
  */
 struct vbal_signals {
 	u64 now_ms;

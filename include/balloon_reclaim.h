@@ -29,7 +29,7 @@
  * @nid: of which node; WRITE_ONCE by the size worker
  * @end: until when, in jiffies; likewise
  * @gfp: by which means; likewise
- * @nr_stalls: allocations of ours that may have reclaimed
+ * @nr_stalls: allocation stalls that were our own
  */
 struct vbal_reclaim {
 	struct work_struct helper;
@@ -49,6 +49,8 @@ unsigned long vbal_zone_room(struct zone *zone);
 unsigned long vbal_node_room(int nid);
 unsigned long vbal_reclaim_largest(void);
 struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order);
+struct page *vbal_reclaim_alloc(struct vbal_reclaim *r, int nid, gfp_t gfp,
+				unsigned int order);
 
 void vbal_reclaim_init(struct vbal_reclaim *r);
 bool vbal_reclaim_make(struct vbal_reclaim *r, unsigned long nr_pages,

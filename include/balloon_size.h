@@ -30,7 +30,8 @@
  * @busy_batches: the worker's batches in flight, oldest first; size worker
  * @busy_pages: pages in @busy_batches on their way in, less those on their way
  *	out; size worker
- * @relieve_pages: what is still to be given back under pressure; size worker
+ * @relieve_to_pages: under pressure the balloon is to shrink to this; ULONG_MAX
+ *	if nothing is owed; size worker
  * @oom_lock: one giver-back at a time, trylock only
  * @oom_batch: for giving back in the OOM notifier; under @oom_lock
  * @oom_unsent: @oom_batch is loaded, but the ring was full; under @oom_lock
@@ -67,7 +68,7 @@ struct vbal_size {
 	struct list_head free_batches;
 	struct list_head busy_batches;
 	long busy_pages;
-	unsigned long relieve_pages;
+	unsigned long relieve_to_pages;
 
 	struct mutex oom_lock;
 	struct vbal_batch *oom_batch;

@@ -328,7 +328,7 @@ static void relieve_gives_back_below_the_target(struct kunit *test)
 			vbal_relieve(&vb->size, FRAMES_2M + 3, "a test",
 				     jiffies + 60 * HZ),
 			0);
-	KUNIT_EXPECT_EQ(test, vb->size.relieve_pages, 0UL);
+	KUNIT_EXPECT_EQ(test, vb->size.relieve_to_pages, ULONG_MAX);
 	KUNIT_EXPECT_EQ(test, vbal_collect_all(&vb->size), 0);
 	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages),
 			(unsigned long)(FRAMES_64M - FRAMES_2M - 3));
@@ -344,13 +344,42 @@ static void relieve_goes_on_in_the_next_slice(struct kunit *test)
 	KUNIT_EXPECT_GT(
 		test, vbal_relieve(&vb->size, FRAMES_2M, "a test", jiffies - 1),
 		0);
-	KUNIT_EXPECT_EQ(test, vb->size.relieve_pages, (unsigned long)FRAMES_2M);
+	KUNIT_EXPECT_EQ(test, vb->size.relieve_to_pages,
+			(unsigned long)(FRAMES_64M - FRAMES_2M));
 	vbal_size_wake(&vb->size);
 	/* The target is followed again when that is done. */
-	KUNIT_EXPECT_TRUE(test, fake_wait(!READ_ONCE(vb->size.relieve_pages)));
+	KUNIT_EXPECT_TRUE(test,
+			  fake_wait(READ_ONCE(vb->size.relieve_to_pages) ==
+				    ULONG_MAX));
 	test_expect_actual(test, FRAMES_64M);
 	KUNIT_EXPECT_GE(test, atomic_long_read(&vb->size.pages.nr_taken),
 			(long)FRAMES_2M);
+}
+
+/* What became smaller anyway is not made smaller twice. */
+static void relieve_counts_what_went_meanwhile(struct kunit *test)
+{
+	struct vbal_dev *vb = plug_full_at_rest(test);
+
+	vbal_relieve(&vb->size, FRAMES_2M, "a test", jiffies - 1);
+	KUNIT_EXPECT_EQ(test, vbal_owed_pages(&vb->size),
+			(unsigned long)FRAMES_2M);
+	KUNIT_EXPECT_GT(test, vbal_deflate(&vb->size, FRAMES_2M), 0);
+	KUNIT_EXPECT_EQ(test, vbal_owed_pages(&vb->size), 0UL);
+	KUNIT_EXPECT_EQ(test, vb->size.relieve_to_pages, ULONG_MAX);
+	KUNIT_EXPECT_EQ(test, vbal_collect_all(&vb->size), 0);
+}
+
+/* Who lets the host win meanwhile takes that word back. */
+static void relieve_ends_when_the_host_wins(struct kunit *test)
+{
+	struct vbal_dev *vb = plug_full_at_rest(test);
+
+	vbal_relieve(&vb->size, FRAMES_2M, "a test", jiffies - 1);
+	vbal_guard_set_policy(&vb->size.guard, "squeeze");
+	KUNIT_EXPECT_EQ(test, vbal_owed_pages(&vb->size), 0UL);
+	vbal_guard_set_policy(&vb->size.guard, "protect");
+	KUNIT_EXPECT_EQ(test, vbal_owed_pages(&vb->size), 0UL);
 }
 
 /* The next kernel must find a device that knows nothing of this one's pages. */
@@ -584,7 +613,10 @@ static void oom_counts_what_others_free(struct kunit *test)
 			(unsigned long)FRAMES_2M);
 	mutex_unlock(&vb->size.move.lock);
 	KUNIT_EXPECT_EQ(test, oom_end(&task), (unsigned long)FRAMES_2M);
-	KUNIT_EXPECT_EQ(test, vb->size.guard.nr_oom_pages, 0UL);
+	KUNIT_EXPECT_EQ(test, vb->size.guard.nr_oom_pages,
+			(unsigned long)FRAMES_2M);
+	/* Nor is it taken again at once. */
+	KUNIT_EXPECT_GT(test, atomic64_read(&vb->size.guard.oom_until_ms), 0LL);
 	fake_host_set_target(h, 0);
 }
 
@@ -612,6 +644,8 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(freeze_and_restore_come_back_to_the_target),
 	KUNIT_CASE(relieve_gives_back_below_the_target),
 	KUNIT_CASE(relieve_goes_on_in_the_next_slice),
+	KUNIT_CASE(relieve_counts_what_went_meanwhile),
+	KUNIT_CASE(relieve_ends_when_the_host_wins),
 	KUNIT_CASE(reboot_resets_the_device),
 	KUNIT_CASE_PARAM(migration_exchanges_a_page, migration_gen_params),
 	KUNIT_CASE_PARAM(migration_waits_for_a_page_that_moved_in,

@@ -399,7 +399,6 @@ static void make_room_hands_out_whole_blocks(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, vbal_reclaim_pop(r));
 	KUNIT_EXPECT_TRUE(test, vbal_reclaim_make(r, 2 * VBAL_RECLAIM_PAGES,
 						  ULONG_MAX, gfp));
-	KUNIT_EXPECT_GE(test, vbal_reclaim_stalls(r), 1UL);
 	page = vbal_reclaim_pop(r);
 	KUNIT_EXPECT_NOT_NULL(test, page);
 	if (page)
@@ -407,6 +406,42 @@ static void make_room_hands_out_whole_blocks(struct kunit *test)
 	/* What nobody takes does not get lost: pages_test_exit() counts. */
 	vbal_reclaim_stop(r);
 	KUNIT_EXPECT_NULL(test, vbal_reclaim_pop(r));
+}
+
+static unsigned long nr_stalls_of_all(void)
+{
+	const int stall = ALLOCSTALL_NORMAL - ZONE_NORMAL;
+	unsigned long sum = 0;
+	int zid;
+
+	for (zid = 0; zid <= ZONE_MOVABLE; zid++)
+		sum += vbal_event_sum(stall + zid);
+	return sum;
+}
+
+/* The guard takes them for nobody's need: neither too many nor too few of them. */
+static void own_stalls_are_those_that_the_kernel_counts(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	struct vbal_reclaim *r = &t->vp.reclaim;
+	gfp_t gfp = vbal_pages_gfp_block();
+	unsigned long before = nr_stalls_of_all();
+	struct page *page, *next;
+	LIST_HEAD(blocks);
+
+	while ((page = alloc_pages_node(numa_node_id(), gfp,
+					VBAL_RECLAIM_ORDER)))
+		list_add(&page->lru, &blocks);
+	gfp = (gfp & ~__GFP_NORETRY) | __GFP_DIRECT_RECLAIM;
+	page = vbal_reclaim_alloc(r, numa_node_id(), gfp, VBAL_RECLAIM_ORDER);
+	if (page)
+		list_add(&page->lru, &blocks);
+	if (IS_ENABLED(CONFIG_VM_EVENT_COUNTERS))
+		KUNIT_EXPECT_GE(test, vbal_reclaim_stalls(r), 1UL);
+	KUNIT_EXPECT_LE(test, vbal_reclaim_stalls(r),
+			nr_stalls_of_all() - before);
+	list_for_each_entry_safe(page, next, &blocks, lru)
+		__free_pages(page, VBAL_RECLAIM_ORDER);
 }
 
 /* Where there is enough nothing is reclaimed, nor does anybody wait. */
@@ -429,6 +464,7 @@ static void make_room_where_there_is_enough(struct kunit *test)
 
 static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(make_room_hands_out_whole_blocks),
+	KUNIT_CASE(own_stalls_are_those_that_the_kernel_counts),
 	KUNIT_CASE(make_room_where_there_is_enough),
 	KUNIT_CASE(alloc_takes_largest_first),
 	KUNIT_CASE(alloc_stops_at_max_blocks),
