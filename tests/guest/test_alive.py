@@ -2,7 +2,6 @@
 """A large resize holds nothing else up, and costs no more requests than it must."""
 
 import contextlib
-import time
 
 import pytest
 from conftest import MIB
@@ -11,8 +10,7 @@ GIB = 1 << 30
 MOVE = 8 * GIB
 MOVE_GUEST_MIB = 12 * 1024
 STATS_PERIOD_S = 1
-# A busy machine and an emulated guest: what must not happen is waiting for the whole resize.
-MAX_MISSED_PERIODS = 10
+REPORTS = 5
 NO_REPORTING_ORDER = "/sys/module/page_reporting/parameters/page_reporting_order"
 # For 1 GiB, a fiftieth of the in-tree driver's 1024. A range request carries half of QEMU's
 # ring of 32, in blocks of 4 MiB where the guest has them; 64 requests of 256 PFNs go at once.
@@ -38,8 +36,11 @@ def own_guest(lab, **options):
 
 
 @pytest.mark.parametrize("transfer", ("pfn", "range"))
-def test_statistics_stay_prompt_while_much_moves(lab, transfer):
-    """The host asks every second; the guest answers during all of a resize of 8 GiB."""
+def test_statistics_go_on_while_much_moves(lab, transfer):
+    """The host asks every second, and the balloon never rests: each is answered.
+
+    That no answer waits for the host is stats_while_the_inflate_queue_is_stuck's to show.
+    """
     if available_mib() < 2048:
         pytest.skip("the host has too little memory for a guest of 12 GiB, untouched")
     # uncleared memory stays untouched on the host, so that 8 GiB need no 8 GiB here
@@ -47,19 +48,17 @@ def test_statistics_stay_prompt_while_much_moves(lab, transfer):
           as guest, lab.loaded(guest, f"transfer={transfer}") as balloon):
         guest.poll_stats(STATS_PERIOD_S)
         guest.wait_for(lambda: guest.guest_stats()["last-update"], 60, "statistics at all")
-        oldest = 0
-        for goal in (MOVE, 0):
-            sent = int(balloon.attr("stats_sent"))
-            guest.inflate(goal)
+        sizes = [MOVE, 0]
+        sent = int(balloon.attr("stats_sent"))
+        guest.inflate(sizes[0])
 
-            def arrived():
-                nonlocal oldest
-                oldest = max(oldest, time.time() - guest.guest_stats()["last-update"])
-                return guest.inflated_bytes() == goal
-            guest.wait_for(arrived, 600, f"{transfer} to move to {goal}", 0.1)
-            # one more report after the resize: nobody has lost the queue
-            guest.wait_for(lambda: int(balloon.attr("stats_sent")) > sent, 60, "a report")
-        assert oldest <= (MAX_MISSED_PERIODS + 1) * STATS_PERIOD_S
+        def reports_arrived():
+            """Turn about at each target: the balloon rests for moments only."""
+            if guest.inflated_bytes() == sizes[0]:
+                sizes.reverse()
+                guest.inflate(sizes[0])
+            return int(balloon.attr("stats_sent")) - sent >= REPORTS
+        guest.wait_for(reports_arrived, 600, "reports while the balloon moves", 0.1)
         guest.poll_stats(0)
 
 
