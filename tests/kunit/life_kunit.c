@@ -389,7 +389,20 @@ static void life_takes_every_event_in_every_state(struct kunit *test)
 	test_unplug(test);
 }
 
+static void life_has_a_name_for_each_state(struct kunit *test)
+{
+	unsigned int a, b;
+
+	for (a = 0; a < VBAL_NR_LIFE_STATES; a++) {
+		KUNIT_ASSERT_NOT_NULL(test, vbal_life_name(a));
+		for (b = 0; b < a; b++)
+			KUNIT_EXPECT_STRNEQ(test, vbal_life_name(a),
+					    vbal_life_name(b));
+	}
+}
+
 static struct kunit_case life_test_cases[] = {
+	KUNIT_CASE(life_has_a_name_for_each_state),
 	KUNIT_CASE(life_has_no_other_steps),
 	KUNIT_CASE(life_lets_the_right_ones_talk),
 	KUNIT_CASE_PARAM(life_takes_every_event_in_every_state,
