@@ -200,6 +200,34 @@ static unsigned int vbal_pages_min_order(const struct vbal_want *want,
 	return max_t(unsigned int, want->min_order, VBAL_BLOCK_ORDER);
 }
 
+static unsigned int vbal_pages_max_order(const struct vbal_pages *vp,
+					 const struct vbal_want *want)
+{
+	unsigned int top = want->pieces ? VBAL_BLOCK_ORDER - 1 : vp->top_order;
+
+	return min(top, want->max_order);
+}
+
+/**
+ * vbal_pages_is_scattered() - does much lie about in pieces
+ *
+ * Then they go first. The guest keeps its large blocks; and the host, which
+ * knows of these by free page reporting and has discarded them, gains from pieces
+ * only. Where there is little, speed counts for more.
+ *
+ * Context: Any.
+ * Return: whether a sixteenth of all memory is free in less than whole blocks.
+ */
+bool vbal_pages_is_scattered(void)
+{
+	unsigned long nr_pages = 0;
+	unsigned int order;
+
+	for (order = 0; order < VBAL_BLOCK_ORDER; order++)
+		nr_pages += vbal_reclaim_pieces(order);
+	return nr_pages > totalram_pages() / 16;
+}
+
 /**
  * vbal_pages_alloc() - take blocks from the allocator, largest first
  * @vp: the pages
@@ -215,7 +243,7 @@ unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 			       const struct vbal_want *want,
 			       struct vbal_blocks *out)
 {
-	unsigned int order = min(vp->top_order, want->max_order);
+	unsigned int order = vbal_pages_max_order(vp, want);
 	unsigned long left;
 
 	while ((left = vbal_pages_left(want, out))) {
@@ -224,8 +252,9 @@ unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 		order = min_t(unsigned int, order, ilog2(left));
 		if (order < vbal_pages_min_order(want, left))
 			break;
-		page = vbal_reclaim_take(vbal_pages_gfp_block(), order);
-		if (!page && !order && want->squeeze)
+		page = vbal_reclaim_take(vbal_pages_gfp_block(), order,
+					 want->pieces);
+		if (!page && !order && want->squeeze && !want->pieces)
 			page = vbal_pages_squeeze(vp);
 		if (page) {
 			trace_vbal_block_alloc(page_to_pfn(page), order);
@@ -233,12 +262,15 @@ unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 			continue;
 		}
 		if (!order) {
-			vp->nr_alloc_failed++;
+			vp->nr_alloc_failed += !want->pieces;
 			break;
 		}
-		trace_vbal_block_fallback(order);
+		order--;
+		if (want->pieces)
+			continue;
+		trace_vbal_block_fallback(order + 1);
 		vp->nr_fallbacks++;
-		vp->top_order = --order;
+		vp->top_order = order;
 	}
 	return out->nr_pages;
 }

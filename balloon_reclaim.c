@@ -100,6 +100,34 @@ unsigned long vbal_reclaim_largest(void)
 	return nid == NUMA_NO_NODE ? 0 : vbal_node_room(nid);
 }
 
+static unsigned long vbal_zone_pieces(const struct zone *zone,
+				      unsigned int order)
+{
+	return READ_ONCE(zone->free_area[order].nr_free) << order;
+}
+
+/**
+ * vbal_reclaim_pieces() - how much is free in pieces
+ * @order: of so many pages, not joined to larger ones
+ *
+ * Context: any; takes no lock.
+ * Return: pages, over all zones.
+ */
+unsigned long vbal_reclaim_pieces(unsigned int order)
+{
+	unsigned long nr_pages = 0;
+	struct zone *zones;
+	int nid, i;
+
+	for_each_online_node(nid) {
+		zones = NODE_DATA(nid)->node_zones;
+		for (i = 0; i < MAX_NR_ZONES; i++)
+			if (managed_zone(&zones[i]))
+				nr_pages += vbal_zone_pieces(&zones[i], order);
+	}
+	return nr_pages;
+}
+
 /*
  * The allocator would go down to the min watermark of the highest zone before
  * it turns to the next: it has to be told which zone has something to spare.
@@ -122,13 +150,40 @@ static gfp_t vbal_zone_gfp(enum zone_type type)
 	}
 }
 
+/* Would the allocator find a block of just that size, of the kind it is asked for? */
+static bool vbal_zone_has_piece(struct zone *zone, gfp_t gfp,
+				unsigned int order)
+{
+	struct list_head *lists = zone->free_area[order].free_list;
+
+	if (gfp & __GFP_MOVABLE)
+		return !list_empty(&lists[MIGRATE_MOVABLE]);
+	if (gfp & __GFP_RECLAIMABLE)
+		return !list_empty(&lists[MIGRATE_RECLAIMABLE]);
+	return !list_empty(&lists[MIGRATE_UNMOVABLE]);
+}
+
+/* A block, unless its zone would be left with less than it needs. */
+static struct page *vbal_zone_try(struct zone *zone, gfp_t gfp,
+				  unsigned int order, bool pieces)
+{
+	struct page *page;
+
+	if (pieces && !vbal_zone_has_piece(zone, gfp, order))
+		return NULL;
+	page = alloc_pages_node(zone_to_nid(zone), gfp, order);
+	if (!page || vbal_zone_room(page_zone(page)))
+		return page;
+	__free_pages(page, order);
+	return NULL;
+}
+
 /*
- * A block, unless its zone would be left with less than it needs. To keep kinds
- * apart the allocator rather goes to a lower zone than to take from this one's
- * blocks of another kind. So those are asked for by that kind.
+ * To keep kinds apart the allocator rather goes to a lower zone than to take from
+ * this one's blocks of another kind. So those are asked for by that kind.
  */
 static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
-				   unsigned int order)
+				   unsigned int order, bool pieces)
 {
 	static const gfp_t other_kinds[] = { 0, __GFP_RECLAIMABLE };
 	struct page *page;
@@ -139,13 +194,10 @@ static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
 	gfp = (gfp & ~__GFP_HIGHMEM) | vbal_zone_gfp(zone_idx(zone)) |
 	      __GFP_THISNODE;
 	for (i = 0;; i++) {
-		page = alloc_pages_node(zone_to_nid(zone), gfp, order);
-		if (!page || vbal_zone_room(page_zone(page)))
-			return page;
-		__free_pages(page, order);
-		if (zone_idx(zone) == ZONE_MOVABLE ||
+		page = vbal_zone_try(zone, gfp, order, pieces);
+		if (page || zone_idx(zone) == ZONE_MOVABLE ||
 		    i == ARRAY_SIZE(other_kinds))
-			return NULL;
+			return page;
 		gfp = (gfp & ~__GFP_MOVABLE) | other_kinds[i];
 	}
 }
@@ -154,6 +206,7 @@ static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
  * vbal_reclaim_take() - take a block where there is most to spare
  * @gfp: movable, without reclaim
  * @order: of so many pages
+ * @pieces: only if no larger block has to be broken for it
  *
  * From the freest node first, so that memory stays level between nodes and no
  * node's last large blocks go while another has some; there from the highest
@@ -162,7 +215,7 @@ static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
  * Context: process context.
  * Return: the block; NULL if no zone has one to spare.
  */
-struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order)
+struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order, bool pieces)
 {
 	nodemask_t tried = NODE_MASK_NONE;
 	struct page *page;
@@ -177,7 +230,7 @@ struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order)
 
 			if (!managed_zone(zone) || i > gfp_zone(gfp))
 				continue;
-			page = vbal_zone_take(zone, gfp, order);
+			page = vbal_zone_take(zone, gfp, order, pieces);
 			if (page)
 				return page;
 		}

@@ -245,9 +245,25 @@ static bool vbal_fill_room(struct vbal_size *size, struct vbal_batch *batch,
 	return want->reclaim;
 }
 
+/* By range if there is anything large enough. */
+static enum vbal_vq_id vbal_fill_free(struct vbal_size *size,
+				      struct vbal_batch *batch,
+				      struct vbal_want *want)
+{
+	if (size->ranges) {
+		vbal_wire_room(size->wire, batch, VBAL_MODE_RANGE, want);
+		vbal_pages_alloc(&size->pages, want, &batch->blocks);
+		if (batch->blocks.nr_pages)
+			return VBAL_VQ_REPORT;
+	}
+	vbal_wire_room(size->wire, batch, VBAL_MODE_PFN, want);
+	vbal_pages_alloc(&size->pages, want, &batch->blocks);
+	return VBAL_VQ_INFLATE;
+}
+
 /*
- * Take blocks for one batch: by range if there are any large enough. None and
- * 0: go on, reclaim has made room that is not in large blocks yet.
+ * Take blocks for one batch. None and 0: go on, reclaim has made room that is not
+ * in large blocks yet.
  */
 static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 		     const struct vbal_verdict *v, enum vbal_vq_id *id)
@@ -261,15 +277,12 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 	u64 start_ns = ktime_get_ns();
 	bool progress = vbal_fill_room(size, batch, &want);
 
-	*id = VBAL_VQ_REPORT;
-	if (size->ranges) {
-		vbal_wire_room(size->wire, batch, VBAL_MODE_RANGE, &want);
-		vbal_pages_alloc(&size->pages, &want, &batch->blocks);
-	}
-	if (!size->ranges || !batch->blocks.nr_pages) {
-		*id = VBAL_VQ_INFLATE;
-		vbal_wire_room(size->wire, batch, VBAL_MODE_PFN, &want);
-		vbal_pages_alloc(&size->pages, &want, &batch->blocks);
+	/* What reclaim leaves may still merge. */
+	want.pieces = !v->reclaim && vbal_pages_is_scattered();
+	*id = vbal_fill_free(size, batch, &want);
+	if (want.pieces && !batch->blocks.nr_pages) {
+		want.pieces = false;
+		*id = vbal_fill_free(size, batch, &want);
 	}
 	/* While the host is waited for nothing may lie in between. */
 	vbal_reclaim_end(&size->pages.reclaim);

@@ -117,6 +117,7 @@ struct vbal_pages {
  * @max_order: nothing above this order
  * @reclaim: clean page cache may be dropped for it (nothing written or swapped)
  * @slab: with @reclaim: dentries and inodes, too
+ * @pieces: only what lies about in pieces: no block of VBAL_BLOCK_ORDER is broken
  * @squeeze: any reclaim will do, as with virtio_balloon, and no watermark holds
  */
 struct vbal_want {
@@ -126,6 +127,7 @@ struct vbal_want {
 	unsigned int max_order;
 	bool reclaim;
 	bool slab;
+	bool pieces;
 	bool squeeze;
 };
 
@@ -133,6 +135,7 @@ void vbal_blocks_init(struct vbal_blocks *blocks);
 
 void vbal_pages_init(struct vbal_pages *vp, bool adjust_managed);
 void vbal_pages_rewind(struct vbal_pages *vp);
+bool vbal_pages_is_scattered(void);
 unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 			       const struct vbal_want *want,
 			       struct vbal_blocks *out);

@@ -620,8 +620,30 @@ static void oom_counts_what_others_free(struct kunit *test)
 	fake_host_set_target(h, 0);
 }
 
+/* Where much lies about in pieces, they go, and the guest keeps its blocks. */
+static void worker_takes_pieces_first(struct kunit *test)
+{
+	unsigned long in_blocks;
+	LIST_HEAD(in_use);
+
+	test_host(test, RANGE);
+	test_plug_bound(test);
+	test_scatter(test, &in_use);
+	in_blocks = test_pages_in_blocks();
+	test_resize_to(test, 8 * FRAMES_2M);
+	/* But for one that somebody else may have broken meanwhile. */
+	KUNIT_EXPECT_GE(test, test_pages_in_blocks() + VBAL_RECLAIM_PAGES,
+			in_blocks);
+	test_gather(&in_use);
+	in_blocks = test_pages_in_blocks();
+	test_resize_to(test, 16 * FRAMES_2M);
+	KUNIT_EXPECT_LT(test, test_pages_in_blocks() + VBAL_RECLAIM_PAGES,
+			in_blocks);
+}
+
 static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE_PARAM(worker_inflates_and_deflates_exactly, size_gen_params),
+	KUNIT_CASE(worker_takes_pieces_first),
 	KUNIT_CASE(worker_keeps_memtotal_with_deflate_on_oom),
 	KUNIT_CASE(worker_leaves_memtotal_without),
 	KUNIT_CASE(worker_follows_the_target_found_at_probe),

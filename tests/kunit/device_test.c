@@ -252,3 +252,46 @@ unsigned long test_range_pages(struct vbal_dev *vb)
 		nr_pages += bag->nr_blocks[order] << order;
 	return nr_pages;
 }
+
+/* Of each two pages one stays in use. */
+void test_scatter(struct kunit *test, struct list_head *in_use)
+{
+	gfp_t gfp = GFP_HIGHUSER_MOVABLE | __GFP_NOWARN;
+	unsigned long nr_left = totalram_pages() * 3 / 32, i;
+	LIST_HEAD(pieces);
+	struct page *page;
+
+	while (nr_left) {
+		page = alloc_pages(gfp, VBAL_BLOCK_ORDER);
+		if (!page)
+			break;
+		split_page(page, VBAL_BLOCK_ORDER);
+		for (i = 0; i < 1UL << VBAL_BLOCK_ORDER; i++)
+			list_add(&page[i].lru, i % 2 ? in_use : &pieces);
+		nr_left -= min(nr_left, 1UL << (VBAL_BLOCK_ORDER - 1));
+	}
+	/* Not before, or the next block could be made of them. */
+	test_gather(&pieces);
+	KUNIT_EXPECT_TRUE(test, vbal_pages_is_scattered());
+}
+
+void test_gather(struct list_head *in_use)
+{
+	struct page *page, *next;
+
+	list_for_each_entry_safe(page, next, in_use, lru) {
+		list_del(&page->lru);
+		__free_page(page);
+	}
+}
+
+/* Free pages that are not in pieces. */
+unsigned long test_pages_in_blocks(void)
+{
+	unsigned long nr_pages = 0;
+	unsigned int order;
+
+	for (order = VBAL_BLOCK_ORDER; order <= VBAL_MAX_ORDER; order++)
+		nr_pages += vbal_reclaim_pieces(order);
+	return nr_pages;
+}

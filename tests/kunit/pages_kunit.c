@@ -6,6 +6,7 @@
 #include <kunit/test.h>
 
 #include "balloon_pages.h"
+#include "device_test.h"
 #include "fake_books.h"
 
 #define BLOCK_PAGES BIT(VBAL_BLOCK_ORDER)
@@ -408,6 +409,75 @@ static void make_room_hands_out_whole_blocks(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, vbal_reclaim_pop(r));
 }
 
+static void largest_room_is_no_more_than_is_free(struct kunit *test)
+{
+	KUNIT_EXPECT_GT(test, vbal_reclaim_largest(), 0UL);
+	KUNIT_EXPECT_LT(test, vbal_reclaim_largest(),
+			global_zone_page_state(NR_FREE_PAGES));
+}
+
+/* So that no zone has anything to spare. */
+static void move_high_watermarks(long nr_pages)
+{
+	struct zone *zone;
+	int nid, i;
+
+	for_each_online_node(nid)
+		for (i = 0; i < MAX_NR_ZONES; i++) {
+			zone = &NODE_DATA(nid)->node_zones[i];
+			if (managed_zone(zone))
+				zone->_watermark[WMARK_HIGH] += nr_pages;
+		}
+}
+
+/* What has to stay free is not handed out, however often it is asked for. */
+static void make_room_leaves_what_zones_need(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	struct vbal_reclaim *r = &t->vp.reclaim;
+	gfp_t gfp = vbal_pages_gfp_block() | __GFP_DIRECT_RECLAIM;
+	long nr_pages = totalram_pages();
+	unsigned long before;
+
+	move_high_watermarks(nr_pages);
+	before = global_zone_page_state(NR_FREE_PAGES);
+	vbal_reclaim_make(r, VBAL_RECLAIM_PAGES, ULONG_MAX, gfp);
+	KUNIT_EXPECT_NULL(test, vbal_reclaim_pop(r));
+	KUNIT_EXPECT_NULL(test, vbal_reclaim_take(gfp, 0, false));
+	/* But for a page of each block, so that it is not handed out again. */
+	KUNIT_EXPECT_GT(test, global_zone_page_state(NR_FREE_PAGES),
+			before - before / 8);
+	vbal_reclaim_stop(r);
+	move_high_watermarks(-nr_pages);
+}
+
+static void alloc_of_pieces_breaks_no_block(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	const struct vbal_want want = {
+		.nr_pages = 6 * VBAL_RECLAIM_PAGES,
+		.max_blocks = UINT_MAX,
+		.max_order = VBAL_MAX_ORDER,
+		.pieces = true,
+	};
+	unsigned long in_blocks;
+	LIST_HEAD(in_use);
+
+	test_scatter(test, &in_use);
+	in_blocks = test_pages_in_blocks();
+	KUNIT_EXPECT_EQ(test, vbal_pages_alloc(&t->vp, &want, &t->blocks),
+			6 * VBAL_RECLAIM_PAGES);
+	/* But for one that somebody else may have broken meanwhile. */
+	KUNIT_EXPECT_GE(test, test_pages_in_blocks() + VBAL_RECLAIM_PAGES,
+			in_blocks);
+	/* Orders that were not looked at are not those that could not be had. */
+	KUNIT_EXPECT_EQ(test, t->vp.top_order, VBAL_MAX_ORDER);
+	KUNIT_EXPECT_EQ(test, t->vp.nr_fallbacks, 0UL);
+	vbal_pages_discard(&t->blocks);
+	test_gather(&in_use);
+	KUNIT_EXPECT_FALSE(test, vbal_pages_is_scattered());
+}
+
 static unsigned long nr_stalls_of_all(void)
 {
 	const int stall = ALLOCSTALL_NORMAL - ZONE_NORMAL;
@@ -464,6 +534,9 @@ static void make_room_where_there_is_enough(struct kunit *test)
 
 static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(make_room_hands_out_whole_blocks),
+	KUNIT_CASE(largest_room_is_no_more_than_is_free),
+	KUNIT_CASE(make_room_leaves_what_zones_need),
+	KUNIT_CASE(alloc_of_pieces_breaks_no_block),
 	KUNIT_CASE(own_stalls_are_those_that_the_kernel_counts),
 	KUNIT_CASE(make_room_where_there_is_enough),
 	KUNIT_CASE(alloc_takes_largest_first),
