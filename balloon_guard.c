@@ -623,9 +623,13 @@ static bool vbal_guard_on_trial(struct vbal_guard *g,
 {
 	unsigned long again =
 		vbal_beyond(s->missed[VBAL_REFAULTED], g->undone_missed);
+	unsigned long age_ms = s->now_ms - g->undone_at_ms;
 
 	if (!g->undone_pages)
 		return false;
+	/* What comes back anyway proves nothing. */
+	again = vbal_beyond(again, g->foreign_per_s[VBAL_REFAULTED] * age_ms /
+					   MSEC_PER_SEC);
 	if (!g->dropped_pages && again > 2 * g->undone_pages) {
 		g->hold_ms = 0;
 		g->hold_until_ms = s->now_ms;
@@ -1115,8 +1119,13 @@ void vbal_guard_watch(struct vbal_guard *g, const struct vbal_signals *s,
 	v->give_back_pages = min(vbal_guard_owed(g, s, &v->why), s->held_pages);
 	if (!v->give_back_pages)
 		return;
-	if (!g->undone_pages)
+	/* What was given back before the last hold-off ended is not on trial any more. */
+	if (s->now_ms >= atomic64_read(&g->settle_until_ms))
+		g->undone_pages = 0;
+	if (!g->undone_pages) {
 		g->undone_missed = s->missed[VBAL_REFAULTED];
+		g->undone_at_ms = s->now_ms;
+	}
 	g->undone_pages += v->give_back_pages;
 	g->dropped_pages -= min(g->dropped_pages, v->give_back_pages);
 	g->nr_give_backs++;

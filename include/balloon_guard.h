@@ -180,6 +180,7 @@ struct vbal_steps {
  *	the balloon holds; size worker
  * @undone_pages: what has just been given back; size worker
  * @undone_missed: what had come back when that began; size worker
+ * @undone_at_ms: when that was; size worker
  * @step_pages: page cache to be taken until the next look; size worker
  * @step_end_pages: what the balloon holds when it is used up; size worker
  * @look_at_ms: then the guest had time to miss it; size worker
@@ -229,6 +230,7 @@ struct vbal_guard {
 	unsigned long dropped_pages;
 	unsigned long undone_pages;
 	unsigned long undone_missed;
+	u64 undone_at_ms;
 	unsigned long step_pages;
 	unsigned long step_end_pages;
 	u64 look_at_ms;

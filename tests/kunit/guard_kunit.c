@@ -1149,6 +1149,53 @@ static void read_on(struct guard_test *t)
 	}
 }
 
+/* A guest whose files never fitted: it reads as much before, meanwhile and after. */
+static void what_comes_back_anyway_ends_no_hold_off(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+	unsigned int i;
+	u64 given_at_ms;
+
+	set_missed(test, t);
+	t->s.missed[VBAL_REFAULTED] += MIB(2);
+	t->s.free_pages -= MIB(2);
+	given_at_ms = t->s.now_ms;
+	t->s.held_pages -= watch(t);
+	KUNIT_EXPECT_EQ(test, t->g.nr_give_backs, 1);
+	t->g.foreign_per_s[VBAL_REFAULTED] = MIB(40);
+	for (i = 0; i < 8; i++) {
+		t->s.now_ms += 500;
+		t->s.missed[VBAL_REFAULTED] += MIB(20);
+		t->s.kswapd_pages += MIB(20);
+		t->s.held_pages -= watch(t);
+	}
+	KUNIT_EXPECT_GT(test, t->g.undone_pages, 0);
+	set_free(t, MIB(900));
+	t->s.now_ms = given_at_ms + 4999;
+	KUNIT_EXPECT_EQ(test, ask(t, MIB(10)), 0);
+	t->s.now_ms += 1;
+	KUNIT_EXPECT_EQ(test, ask(t, MIB(10)), MIB(10));
+}
+
+/* The first was over, and nobody has looked since: it is not part of the second. */
+static void each_hold_off_has_a_trial_of_its_own(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	set_missed(test, t);
+	t->s.missed[VBAL_REFAULTED] += MIB(2);
+	t->s.free_pages -= MIB(2);
+	t->s.held_pages -= watch(t);
+	KUNIT_EXPECT_GT(test, t->g.undone_pages, 0);
+	t->s.now_ms += 6000;
+	t->s.missed[VBAL_REFAULTED] += MIB(200);
+	t->s.held_pages = MIB(100);
+	t->s.avail_pages = RESERVE / 4;
+	KUNIT_EXPECT_GT(test, watch(t), 0);
+	KUNIT_EXPECT_EQ(test, t->g.undone_pages, t->v.give_back_pages);
+	KUNIT_EXPECT_EQ(test, t->g.undone_missed, t->s.missed[VBAL_REFAULTED]);
+}
+
 static void oom_hold_off_ends_by_time_alone(struct kunit *test)
 {
 	struct guard_test *t = test->priv;
@@ -1614,6 +1661,8 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(oom_holds_inflation_off),
 	KUNIT_CASE(oom_without_a_page_yet_holds_as_well),
 	KUNIT_CASE(oom_hold_off_ends_by_time_alone),
+	KUNIT_CASE(what_comes_back_anyway_ends_no_hold_off),
+	KUNIT_CASE(each_hold_off_has_a_trial_of_its_own),
 	KUNIT_CASE(oom_does_not_prolong_the_trial),
 	KUNIT_CASE(squeeze_obeys_the_host),
 	KUNIT_CASE(squeeze_waits_after_oom),
