@@ -210,22 +210,26 @@ static unsigned int vbal_pages_max_order(const struct vbal_pages *vp,
 
 /**
  * vbal_pages_is_scattered() - does much lie about in pieces
+ * @vp: the pages
  *
  * Then they go first. The guest keeps its large blocks; and the host, which
  * knows of these by free page reporting and has discarded them, gains from pieces
  * only. Where there is little, speed counts for more.
  *
- * Context: Any.
- * Return: whether a sixteenth of all memory is free in less than whole blocks.
+ * Context: Size worker.
+ * Return: whether a sixteenth of all memory is free in less than whole blocks,
+ * and from then on until it is less than 1/128.
  */
-bool vbal_pages_is_scattered(void)
+bool vbal_pages_is_scattered(struct vbal_pages *vp)
 {
 	unsigned long nr_pages = 0;
 	unsigned int order;
 
 	for (order = 0; order < VBAL_BLOCK_ORDER; order++)
 		nr_pages += vbal_reclaim_pieces(order);
-	return nr_pages > totalram_pages() / 16;
+	vp->scattered = nr_pages >
+			totalram_pages() / (vp->scattered ? 128 : 16);
+	return vp->scattered;
 }
 
 /**

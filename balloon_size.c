@@ -278,7 +278,7 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 	bool progress = vbal_fill_room(size, batch, &want);
 
 	/* What reclaim leaves may still merge. */
-	want.pieces = !v->reclaim && vbal_pages_is_scattered();
+	want.pieces = !v->reclaim && vbal_pages_is_scattered(&size->pages);
 	*id = vbal_fill_free(size, batch, &want);
 	if (want.pieces && !batch->blocks.nr_pages) {
 		want.pieces = false;

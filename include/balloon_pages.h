@@ -82,6 +82,7 @@ struct vbal_bag {
  * @reclaim: what reclaim makes free for the balloon; size worker
  * @offlining: memory is going offline: nothing stays whole; under @lock
  * @top_order: largest order that the last allocation could get; size worker
+ * @scattered: much is free in pieces, and they are taken first; size worker
  * @nr_given: pages ever held, for statistics
  * @nr_taken: pages ever given back to the guest, for statistics
  * @nr_alloc_failed: allocations that got not even a single page
@@ -100,6 +101,7 @@ struct vbal_pages {
 	struct vbal_reclaim reclaim;
 	bool offlining;
 	unsigned int top_order;
+	bool scattered;
 
 	atomic_long_t nr_given;
 	atomic_long_t nr_taken;
@@ -135,7 +137,7 @@ void vbal_blocks_init(struct vbal_blocks *blocks);
 
 void vbal_pages_init(struct vbal_pages *vp, bool adjust_managed);
 void vbal_pages_rewind(struct vbal_pages *vp);
-bool vbal_pages_is_scattered(void);
+bool vbal_pages_is_scattered(struct vbal_pages *vp);
 unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 			       const struct vbal_want *want,
 			       struct vbal_blocks *out);

@@ -254,7 +254,8 @@ unsigned long test_range_pages(struct vbal_dev *vb)
 }
 
 /* Of each two pages one stays in use. */
-void test_scatter(struct kunit *test, struct list_head *in_use)
+void test_scatter(struct kunit *test, struct vbal_pages *vp,
+		  struct list_head *in_use)
 {
 	gfp_t gfp = GFP_HIGHUSER_MOVABLE | __GFP_NOWARN;
 	unsigned long nr_left = totalram_pages() * 3 / 32, i;
@@ -272,7 +273,7 @@ void test_scatter(struct kunit *test, struct list_head *in_use)
 	}
 	/* Not before, or the next block could be made of them. */
 	test_gather(&pieces);
-	KUNIT_EXPECT_TRUE(test, vbal_pages_is_scattered());
+	KUNIT_EXPECT_TRUE(test, vbal_pages_is_scattered(vp));
 }
 
 void test_gather(struct list_head *in_use)

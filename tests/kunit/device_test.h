@@ -72,7 +72,8 @@ void test_expect_no_leak(struct kunit *test, unsigned long own_before);
 bool test_sleeps(struct vbal_vq *q);
 
 /* Free memory in pieces of a page, more than a sixteenth of all. */
-void test_scatter(struct kunit *test, struct list_head *in_use);
+void test_scatter(struct kunit *test, struct vbal_pages *vp,
+		  struct list_head *in_use);
 void test_gather(struct list_head *in_use);
 unsigned long test_pages_in_blocks(void);
 
