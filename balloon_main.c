@@ -119,21 +119,52 @@ static void vbal_stop_services(struct vbal_dev *vb)
 	vbal_stats_stop(&vb->stats);
 }
 
+/* Why no range can be reported; VBAL_NR_PFN_CAUSES if one can. */
+static enum vbal_pfn_cause vbal_why_no_reports(struct vbal_dev *vb)
+{
+	struct vbal_wire *wire = &vb->wire;
+
+	if (!vbal_wire_offers(wire, VIRTIO_BALLOON_F_REPORTING))
+		return VBAL_PFN_NOT_OFFERED;
+	if (!vbal_use_reporting)
+		return VBAL_PFN_DECLINED;
+	if (!vbal_wire_has(wire, VIRTIO_BALLOON_F_REPORTING))
+		return VBAL_PFN_UNTOLD;
+	if (vbal_wire_keeps_reported(wire))
+		return VBAL_PFN_POISON;
+	if (!vbal_wire_usable(wire, VBAL_VQ_REPORT))
+		return VBAL_PFN_NO_QUEUE;
+	return VBAL_NR_PFN_CAUSES;
+}
+
 /*
  * A range is given without the inflate queue and taken without the deflate
  * queue. With MUST_TELL_HOST nothing may be taken without a word.
  */
-static bool vbal_use_ranges(struct vbal_dev *vb)
+static unsigned long vbal_find_pfn_causes(struct vbal_dev *vb)
 {
-	bool usable =
-		vbal_wire_ranges_usable(&vb->wire) &&
-		!vbal_wire_has(&vb->wire, VIRTIO_BALLOON_F_MUST_TELL_HOST);
+	unsigned long causes = BIT(vbal_why_no_reports(vb));
 
-	if (vbal_transfer == VBAL_TRANSFER_RANGE && !usable)
-		dev_warn(
-			&vb->wire.vdev->dev,
-			"transfer=range needs a device that takes free page reports, and no MUST_TELL_HOST; using pfn\n");
-	return usable && vbal_transfer != VBAL_TRANSFER_PFN;
+	if (vbal_transfer == VBAL_TRANSFER_PFN)
+		causes |= BIT(VBAL_PFN_PARAMETER);
+	if (vbal_wire_has(&vb->wire, VIRTIO_BALLOON_F_MUST_TELL_HOST))
+		causes |= BIT(VBAL_PFN_MUST_TELL_HOST);
+	return causes & ~BIT(VBAL_NR_PFN_CAUSES);
+}
+
+/* How fast the balloon is depends on it, and the host decides it. */
+static void vbal_choose_transfer(struct vbal_dev *vb)
+{
+	struct device *dev = &vb->wire.vdev->dev;
+	char why[VBAL_TRANSFER_REASON_LEN];
+
+	WRITE_ONCE(vb->pfn_causes, vbal_find_pfn_causes(vb));
+	vbal_transfer_reason(vb, why, sizeof(why));
+	if (vb->pfn_causes && vbal_transfer == VBAL_TRANSFER_RANGE)
+		dev_warn(dev, "no transfer=range here, but pfn: %s\n", why);
+	else
+		dev_info(dev, "transfer is %s: %s\n",
+			 vb->pfn_causes ? "pfn" : "range", why);
 }
 
 /* All of them may notify the device: after DRIVER_OK. */
@@ -141,11 +172,12 @@ static int vbal_start_services(struct vbal_dev *vb)
 {
 	int ret;
 
+	vbal_choose_transfer(vb);
 	ret = vbal_stats_start(&vb->stats);
 	if (!ret)
 		ret = vbal_hint_start(&vb->hint);
 	if (!ret)
-		ret = vbal_size_start(&vb->size, vbal_use_ranges(vb));
+		ret = vbal_size_start(&vb->size, !vb->pfn_causes);
 	if (!ret)
 		ret = vbal_report_start(&vb->report);
 	/* The device may have broken in the meantime. */

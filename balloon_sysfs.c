@@ -16,6 +16,7 @@
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/stat.h>
+#include <linux/string.h>
 
 #include "balloon.h"
 
@@ -216,6 +217,51 @@ static ssize_t transfer_show(struct device *dev, struct device_attribute *attr,
 }
 static DEVICE_ATTR_RO(transfer);
 
+static const char *const vbal_pfn_cause_texts[VBAL_NR_PFN_CAUSES] = {
+	[VBAL_PFN_PARAMETER] = "the module was loaded with transfer=pfn",
+	[VBAL_PFN_NOT_OFFERED] =
+		"the device has no free page reporting (in QEMU free-page-reporting=on)",
+	[VBAL_PFN_DECLINED] = "the module was loaded with reporting=0",
+	[VBAL_PFN_UNTOLD] =
+		"this kernel clears or poisons freed pages, and the device cannot be told (no page poison)",
+	[VBAL_PFN_POISON] =
+		"this kernel poisons freed pages, so the device has to keep them",
+	[VBAL_PFN_NO_QUEUE] = "the device has no queue for free page reports",
+	[VBAL_PFN_MUST_TELL_HOST] =
+		"the host has to be told before pages are used again (must-tell-host)",
+};
+
+/**
+ * vbal_transfer_reason() - say why blocks travel as they do
+ * @vb: the device, connected
+ * @buf: takes the text, a phrase in English
+ * @size: room in @buf; VBAL_TRANSFER_REASON_LEN is enough
+ *
+ * Context: Any.
+ */
+void vbal_transfer_reason(const struct vbal_dev *vb, char *buf, size_t size)
+{
+	unsigned long causes = READ_ONCE(vb->pfn_causes);
+	unsigned int i;
+	int len = 0;
+
+	if (!causes)
+		strscpy(buf, "the device takes free page reports", size);
+	for_each_set_bit(i, &causes, VBAL_NR_PFN_CAUSES)
+		len += scnprintf(buf + len, size - len, "%s%s", len ? "; " : "",
+				 vbal_pfn_cause_texts[i]);
+}
+
+static ssize_t transfer_reason_show(struct device *dev,
+				    struct device_attribute *attr, char *buf)
+{
+	char why[VBAL_TRANSFER_REASON_LEN];
+
+	vbal_transfer_reason(vbal_from_dev(dev), why, sizeof(why));
+	return sysfs_emit(buf, "%s\n", why);
+}
+static DEVICE_ATTR_RO(transfer_reason);
+
 static const struct {
 	unsigned int bit;
 	const char *name;
@@ -331,6 +377,7 @@ static struct attribute *vbal_attrs[] = {
 
 	&dev_attr_negotiated_features.attr,
 	&dev_attr_transfer.attr,
+	&dev_attr_transfer_reason.attr,
 
 	&vbal_order_value_0.attr.attr,
 	&vbal_order_value_5.attr.attr,

@@ -144,6 +144,22 @@ void vbal_wire_listen(struct vbal_wire *wire, enum vbal_vq_id id,
 	wire->q[id].work = work;
 }
 
+/**
+ * vbal_wire_offers() - does the device offer a feature, accepted or not
+ * @wire: the wire
+ * @bit: VIRTIO_BALLOON_F_*
+ *
+ * Context: Process context.
+ * Return: what the device says.
+ */
+bool vbal_wire_offers(struct vbal_wire *wire, unsigned int bit)
+{
+	u64 offered[VIRTIO_FEATURES_U64S];
+
+	virtio_get_features(wire->vdev, offered);
+	return offered[0] & BIT_ULL(bit);
+}
+
 /*
  * A queue exists when its feature is offered, negotiated or not: one that is
  * declined needs a name all the same, or those after it would move up by one.
@@ -152,15 +168,13 @@ static int vbal_wire_find_vqs(struct vbal_wire *wire, unsigned int nr_vqs)
 {
 	struct virtqueue_info info[VBAL_NR_VQS] = {};
 	struct virtqueue *vqs[VBAL_NR_VQS] = {};
-	u64 offered[VIRTIO_FEATURES_U64S];
 	unsigned int id;
 	int ret;
 
-	virtio_get_features(wire->vdev, offered);
 	for (id = 0; id < nr_vqs; id++) {
 		int feature = vbal_vq_table[id].feature;
 
-		if (feature >= 0 && !(offered[0] & BIT_ULL(feature)))
+		if (feature >= 0 && !vbal_wire_offers(wire, feature))
 			continue;
 		info[id].name = vbal_vq_table[id].name;
 		if (feature < 0 || vbal_wire_has(wire, feature))
@@ -196,19 +210,19 @@ static void vbal_wire_set_poison(struct vbal_wire *wire)
 }
 
 /**
- * vbal_wire_ranges_usable() - does a reported range leave the guest
- * @wire: the wire, connected
+ * vbal_wire_keeps_reported() - does the device keep what is reported to it
+ * @wire: the wire; features negotiated
  *
- * Not where freed pages are poisoned: a device that knows poison_val keeps
- * reported pages then.
+ * One that knows poison_val does, where freed pages are poisoned (virtio 1.2,
+ * 5.5.6.7): no range leaves the guest then.
  *
- * Return: true when blocks may travel by VBAL_MODE_RANGE.
+ * Context: Any.
+ * Return: true if a reported page keeps its content.
  */
-bool vbal_wire_ranges_usable(struct vbal_wire *wire)
+bool vbal_wire_keeps_reported(const struct vbal_wire *wire)
 {
-	if (!vbal_wire_usable(wire, VBAL_VQ_REPORT))
-		return false;
-	return want_init_on_free() || !page_poisoning_enabled_static();
+	return vbal_wire_has(wire, VIRTIO_BALLOON_F_PAGE_POISON) &&
+	       page_poisoning_enabled_static() && !want_init_on_free();
 }
 
 /**

@@ -77,12 +77,36 @@
 struct dentry;
 
 /**
+ * enum vbal_pfn_cause - what keeps blocks from travelling as ranges
+ * @VBAL_PFN_PARAMETER: transfer=pfn
+ * @VBAL_PFN_NOT_OFFERED: the device has no REPORTING
+ * @VBAL_PFN_DECLINED: reporting=0
+ * @VBAL_PFN_UNTOLD: freed pages have a content that the device cannot be told
+ * @VBAL_PFN_POISON: the device was told to leave freed pages alone
+ * @VBAL_PFN_NO_QUEUE: the device offers REPORTING without its queue
+ * @VBAL_PFN_MUST_TELL_HOST: nothing may be taken back without a word
+ * @VBAL_NR_PFN_CAUSES: how many there are
+ */
+enum vbal_pfn_cause {
+	VBAL_PFN_PARAMETER,
+	VBAL_PFN_NOT_OFFERED,
+	VBAL_PFN_DECLINED,
+	VBAL_PFN_UNTOLD,
+	VBAL_PFN_POISON,
+	VBAL_PFN_NO_QUEUE,
+	VBAL_PFN_MUST_TELL_HOST,
+	VBAL_NR_PFN_CAUSES,
+};
+
+/**
  * struct vbal_dev - one balloon device
  * @wire: queues and config space; the virtio device's priv points to it
  * @size: what is held, and all that decides it
  * @hint: free page hinting
  * @report: free page reporting
  * @stats: the host's statistics
+ * @pfn_causes: bits of enum vbal_pfn_cause, none where ranges are in use; constant
+ *	while connected
  * @debug_dir: the directory in debugfs
  * @stats_wq: runs the stats work
  * @side_wq: runs the hint work and @recover_work
@@ -99,6 +123,7 @@ struct vbal_dev {
 	struct vbal_hint hint;
 	struct vbal_report report;
 	struct vbal_stats stats;
+	unsigned long pfn_causes;
 	struct dentry *debug_dir;
 
 	struct workqueue_struct *stats_wq;

@@ -6,6 +6,9 @@
 
 struct vbal_dev;
 
+/* Enough for all causes at once. */
+#define VBAL_TRANSFER_REASON_LEN 512
+
 /* For device_driver.dev_groups: there before user space hears of the device. */
 extern const struct attribute_group *vbal_dev_groups[];
 
@@ -13,5 +16,6 @@ void vbal_sysfs_register(void);
 void vbal_sysfs_unregister(void);
 void vbal_sysfs_init(struct vbal_dev *vb);
 void vbal_sysfs_exit(struct vbal_dev *vb);
+void vbal_transfer_reason(const struct vbal_dev *vb, char *buf, size_t size);
 
 #endif /* _VBALLOON_SYSFS_H */

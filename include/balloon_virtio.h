@@ -180,7 +180,8 @@ unsigned int vbal_wire_fit(const struct vbal_wire *wire, struct scatterlist *sg,
 			   unsigned int nents);
 void vbal_wire_room(struct vbal_wire *wire, const struct vbal_batch *batch,
 		    enum vbal_mode mode, struct vbal_want *want);
-bool vbal_wire_ranges_usable(struct vbal_wire *wire);
+bool vbal_wire_offers(struct vbal_wire *wire, unsigned int bit);
+bool vbal_wire_keeps_reported(const struct vbal_wire *wire);
 int __must_check vbal_wire_load(struct vbal_wire *wire,
 				struct vbal_batch *batch, enum vbal_vq_id id);
 int __must_check vbal_wire_submit(struct vbal_wire *wire,

@@ -14,7 +14,7 @@ DEBUGFS = "/sys/kernel/debug/vballoon"
 TRACING = "/sys/kernel/tracing"
 ORDERS = [0, 9, 10]
 SETTINGS = ("floor_bytes", "reserve_bytes", "policy")
-WORDS = ("state", "reason", "policy", "negotiated_features", "transfer")
+WORDS = ("state", "reason", "policy", "negotiated_features", "transfer", "transfer_reason")
 
 
 def documented():
@@ -155,6 +155,20 @@ def test_features_and_transfer(guest):
     assert read(guest, "negotiated_features").split() == [
         "stats", "deflate-on-oom", "free-page-hint", "free-page-reporting"]
     assert read(guest, "transfer") == "range"
+    assert read(guest, "transfer_reason") == "the device takes free page reports"
+    assert "transfer is range: the device takes free page reports" in guest.dmesg()
+
+
+def test_a_guest_without_reporting_says_why_it_is_slow(lab):
+    with lab.fresh(mem_mib=512, balloon_opts="deflate-on-oom=on") as guest:
+        assert read(guest, "transfer") == "pfn"
+        why = read(guest, "transfer_reason")
+        assert why == "the device has no free page reporting (in QEMU free-page-reporting=on)"
+        assert f"transfer is pfn: {why}" in guest.dmesg()
+        guest.rmmod()
+        guest.insmod("transfer=range")
+        assert f"no transfer=range here, but pfn: {why}" in guest.dmesg()
+        guest.check_clean()
 
 
 def test_stats_sent_counts(guest):

@@ -1212,6 +1212,7 @@ static void poison_sends_blocks_by_pfn(struct kunit *test)
 	struct vbal_dev *vb = test_plug_bound(test);
 
 	KUNIT_EXPECT_TRUE(test, h->vdev.features & F(REPORTING));
+	KUNIT_EXPECT_EQ(test, vb->pfn_causes, BIT(VBAL_PFN_POISON));
 	test_resize_to(test, FRAMES_64M + 3);
 	KUNIT_EXPECT_EQ(test, fake_books_count(BOOKS_PFN), FRAMES_64M + 3UL);
 	KUNIT_EXPECT_EQ(test, test_range_pages(vb), 0UL);
@@ -1236,6 +1237,7 @@ static void poison_reports_to_no_other_host(struct kunit *test)
 	struct vbal_dev *vb = test_plug_bound(test);
 
 	KUNIT_EXPECT_FALSE(test, h->vdev.features & F(REPORTING));
+	KUNIT_EXPECT_EQ(test, vb->pfn_causes, BIT(VBAL_PFN_UNTOLD));
 	KUNIT_EXPECT_FALSE(test, vb->report.registered);
 	test_resize_to(test, FRAMES_64M + 3);
 	test_resize_to(test, 0);
@@ -1460,12 +1462,15 @@ static void hostile_find_vqs_fails(struct kunit *test)
 {
 	const struct fail_case *c = test->param_value;
 	struct fake_host *h = test_host(test, QEMU | F(FREE_PAGE_HINT));
+	struct vbal_dev *vb;
 
 	h->fail_queue = c->queue;
-	test_plug(test);
+	vb = test_plug(test);
 	KUNIT_EXPECT_EQ(test, fake_host_bound(h), c->binds);
-	if (c->binds)
-		test_resize_to(test, FRAMES_2M + 1);
+	if (!c->binds)
+		return;
+	KUNIT_EXPECT_EQ(test, vb->pfn_causes, BIT(VBAL_PFN_NO_QUEUE));
+	test_resize_to(test, FRAMES_2M + 1);
 }
 
 static void hostile_plugged_many_times(struct kunit *test)

@@ -238,30 +238,80 @@ static void params_take_sense_and_refuse_nonsense(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, before[0] ? kp->ops->set(before, kp) : 0, 0);
 }
 
-/* With this parameter, on this host, nothing travels as a range. */
-static void expect_pfns_only(struct kunit *test, const char *transfer,
-			     u64 features)
+struct transfer_case {
+	const char *param;
+	const char *value;
+	u64 features;
+	const char *transfer;
+	const char *reason;
+};
+
+#define NO_REPORTING \
+	"the device has no free page reporting (in QEMU free-page-reporting=on)"
+#define ASKED_FOR_PFN "the module was loaded with transfer=pfn"
+#define MUST_TELL \
+	"the host has to be told before pages are used again (must-tell-host)"
+
+/* With this parameter, on this host, blocks travel so, and that is why. */
+static const struct transfer_case transfer_cases[] = {
+	{ "transfer", "auto", RANGE, "range\n",
+	  "the device takes free page reports\n" },
+	{ "transfer", "auto", PFN, "pfn\n", NO_REPORTING "\n" },
+	{ "transfer", "range", PFN, "pfn\n", NO_REPORTING "\n" },
+	{ "transfer", "pfn", RANGE, "pfn\n", ASKED_FOR_PFN "\n" },
+	{ "reporting", "N", RANGE, "pfn\n",
+	  "the module was loaded with reporting=0\n" },
+	{ "transfer", "auto", RANGE | F(MUST_TELL_HOST), "pfn\n",
+	  MUST_TELL "\n" },
+	{ "transfer", "pfn", PFN | F(MUST_TELL_HOST), "pfn\n",
+	  ASKED_FOR_PFN "; " NO_REPORTING "; " MUST_TELL "\n" },
+};
+
+static void transfer_case_desc(const struct transfer_case *c, char *desc)
 {
-	const struct kernel_param *kp = param_named("transfer");
+	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "%s=%s, features %llx", c->param,
+		 c->value, c->features);
+}
+
+KUNIT_ARRAY_PARAM(transfer, transfer_cases, transfer_case_desc);
+
+static void param_and_host_choose_the_transfer(struct kunit *test)
+{
+	const struct transfer_case *c = test->param_value;
+	const struct kernel_param *kp = param_named(c->param);
+	char *before = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
 	struct vbal_dev *vb;
+	bool ranges = !strcmp(c->transfer, "range\n");
 
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, kp);
-	KUNIT_EXPECT_EQ(test, kp->ops->set(transfer, kp), 0);
-	test_host(test, features);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, before);
+	kp->ops->get(before, kp);
+	KUNIT_EXPECT_EQ(test, kp->ops->set(c->value, kp), 0);
+	test_host(test, c->features);
 	vb = test_plug_bound(test);
-	KUNIT_EXPECT_EQ(test, kp->ops->set("auto", kp), 0);
+	KUNIT_EXPECT_EQ(test, kp->ops->set(strim(before), kp), 0);
+	KUNIT_EXPECT_STREQ(test, read_file(test, file_named("transfer")),
+			   c->transfer);
+	KUNIT_EXPECT_STREQ(test, read_file(test, file_named("transfer_reason")),
+			   c->reason);
 	test_resize_to(test, FRAMES_64M);
-	KUNIT_EXPECT_EQ(test, test_range_pages(vb), 0UL);
+	KUNIT_EXPECT_EQ(test, test_range_pages(vb) > 0, ranges);
 }
 
-static void param_transfer_chooses_the_mode(struct kunit *test)
+/* The text of all causes at once fits, and is not cut off. */
+static void transfer_reasons_fit(struct kunit *test)
 {
-	expect_pfns_only(test, "pfn", RANGE);
-}
+	char *text = kunit_kzalloc(test, VBAL_TRANSFER_REASON_LEN, GFP_KERNEL);
+	struct vbal_dev *vb;
 
-static void param_transfer_range_needs_reports(struct kunit *test)
-{
-	expect_pfns_only(test, "range", PFN);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, text);
+	test_host(test, QEMU);
+	vb = test_plug_bound(test);
+	WRITE_ONCE(vb->pfn_causes, BIT(VBAL_NR_PFN_CAUSES) - 1);
+	vbal_transfer_reason(vb, text, VBAL_TRANSFER_REASON_LEN);
+	WRITE_ONCE(vb->pfn_causes, 0);
+	KUNIT_EXPECT_LT(test, strlen(text), VBAL_TRANSFER_REASON_LEN - 1UL);
+	KUNIT_EXPECT_NOT_NULL(test, strstr(text, MUST_TELL));
 }
 
 /* Reclaim ----------------------------------------------------------------- */
@@ -316,8 +366,9 @@ static struct kunit_case files_test_cases[] = {
 	KUNIT_CASE(debugfs_tells_what_happened),
 	KUNIT_CASE_PARAM(params_take_sense_and_refuse_nonsense,
 			 param_gen_params),
-	KUNIT_CASE(param_transfer_chooses_the_mode),
-	KUNIT_CASE(param_transfer_range_needs_reports),
+	KUNIT_CASE_PARAM(param_and_host_choose_the_transfer,
+			 transfer_gen_params),
+	KUNIT_CASE(transfer_reasons_fit),
 	KUNIT_CASE(reclaim_ends_a_hint_round),
 	KUNIT_CASE(worker_gives_back_under_pressure),
 	{}
