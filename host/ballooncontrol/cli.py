@@ -11,13 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 from .balance.arguments import add_balance_arguments
 from .errors import BalloonError, UsageError
-from .guests import open_guest
+from .guests import all_domains, open_guest
 from .output import complain, show_set, show_stats, show_status
 from .resize import wait_for_target
 from .units import VALID_SIZES, parse_size
 from .watch import watch
 
 VERSION = "0.1.0"
+# each is a connection to libvirt
+MOST_AT_ONCE = 64
 EPILOG = """\
 GUEST is the path of a QMP socket (qemu -qmp unix:PATH,server=on,wait=off), libvirt:DOMAIN,
 or the plain name of a libvirt domain. Several guests are served at once.
@@ -36,7 +38,10 @@ def build_parser():
     parser.add_argument("--version", action="version", version=f"balloonctl {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    add_guests(commands.add_parser("status", help="show the guests' sizes"))
+    status = commands.add_parser("status", help="show the guests' sizes and drivers")
+    add_guests(status)
+    add_all(status)
+    add_monitor(status)
 
     resize = commands.add_parser("set", help="ask the guests for another size, and wait for it")
     resize.add_argument("size", metavar="SIZE", help="what the guest shall keep: "
@@ -48,11 +53,13 @@ def build_parser():
 
     stats = commands.add_parser("stats", help="show the guests' statistics")
     add_guests(stats)
+    add_all(stats)
     stats.add_argument("--timeout", type=positive_seconds, default=10, metavar="SECONDS",
                        help="wait so long for a report (10)")
 
     live = commands.add_parser("watch", help="show all of it, live")
     add_guests(live)
+    add_all(live)
     live.add_argument("--set", metavar="SIZE", dest="size", help="ask for that size first")
     live.add_argument("--interval", type=positive_seconds, default=1, metavar="SECONDS",
                       help="time between two looks (1)")
@@ -72,6 +79,18 @@ def add_guests(parser):
                         dest="more_guests", help="a further guest (may be repeated)")
     parser.add_argument("-c", "--connect", metavar="URI", help="libvirt's URI")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_all(parser):
+    """Add --all; not to what changes guests."""
+    parser.add_argument("--all", action="store_true", help="all running domains of libvirt, too")
+
+
+def add_monitor(parser):
+    """Add --monitor."""
+    parser.add_argument("--monitor", action="store_true",
+                        help="ask QEMU itself what libvirt does not tell of a domain; libvirt "
+                             "marks the domain as tainted")
 
 
 def positive_seconds(text):
@@ -109,7 +128,11 @@ def main(arguments=None):
         if options.command == "balance":
             from .balance.command import run
             return run(options)
-        if not options.guests:
+        if getattr(options, "all", False):
+            options.guests += all_domains(options.connect)
+            if not options.guests:
+                complain("no domain is running")
+        elif not options.guests:
             raise UsageError("no guest named: give a QMP socket or a libvirt domain")
         if options.command == "watch":
             return watch(options)
@@ -127,28 +150,41 @@ def main(arguments=None):
 
 def run_on_all(options):
     """Run a command on all guests at once, print what they returned in their order."""
-    command = {"status": run_status, "set": run_set, "stats": run_stats}[options.command]
+    command, show = find_command(options.command)
+    monitor = getattr(options, "monitor", False)
 
     def run(target):
         try:
-            with open_guest(target, options.connect) as guest:
+            with open_guest(target, options.connect, monitor) as guest:
                 return command(guest, options)
         except BalloonError as error:
             return error
 
-    with ThreadPoolExecutor(len(options.guests)) as pool:
+    with ThreadPoolExecutor(min(len(options.guests), MOST_AT_ONCE) or 1) as pool:
         results = list(pool.map(run, options.guests))
     if options.json:
         print(json.dumps([as_json(target, result)
                           for target, result in zip(options.guests, results)], indent=2))
     else:
-        show = {"status": show_status, "set": show_set, "stats": show_stats}[options.command]
         show([result for result in results if not isinstance(result, BalloonError)])
         sys.stdout.flush()
         for result in results:
             if isinstance(result, BalloonError):
                 complain(result)
-    return max(getattr(result, "exit_status", 0) for result in results)
+    return max(map(exit_status, results), default=0)
+
+
+def find_command(name):
+    """Return what a command does with a guest, and what shows the results."""
+    return {"status": (run_status, show_status), "set": (run_set, show_set),
+            "stats": (run_stats, show_stats)}[name]
+
+
+def exit_status(result):
+    """Return the exit status that one guest's result asks for."""
+    if isinstance(result, BalloonError):
+        return result.exit_status
+    return result.get("exit_status", 0)
 
 
 def as_json(target, result):
@@ -159,8 +195,8 @@ def as_json(target, result):
 
 
 def run_status(guest, _options):
-    """Return the guest's sizes."""
-    return guest.status().as_dict()
+    """Return the guest's sizes and its device."""
+    return guest.status().as_dict() | {"device": guest.device().as_dict()}
 
 
 def run_set(guest, options):

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A guest that libvirt manages. Importing this needs python3-libvirt."""
 
+import json
 import xml.etree.ElementTree as ET
 
 from .base import Guest, Statistics
+from .device import DEFLATE_ON_OOM, REPORTING, STATS, Device, in_order, look_at_device
 from .errors import BalloonError, NoBalloonError, UnreachableError
+
+from .qmp import CommandError
 
 try:
     import libvirt
@@ -28,18 +32,39 @@ LIBVIRT_NAMES = (
 )
 
 
+# libvirt's name in <memballoon> and the feature
+ATTRIBUTES = {"autodeflate": DEFLATE_ON_OOM, "freePageReporting": REPORTING}
+
+
+def connect(uri, complaint):
+    """Return a connection to libvirt."""
+    # without this the library prints every error that it also raises
+    libvirt.registerErrorHandler(lambda *_: None, None)
+    try:
+        return libvirt.open(uri)
+    except libvirt.libvirtError as error:
+        raise UnreachableError(f"{complaint}: {error}") from error
+
+
+def running_domains(uri=None):
+    """Return the names of all running domains, sorted."""
+    connection = connect(uri, "no libvirt to ask for all domains")
+    try:
+        return sorted(domain.name() for domain in
+                      connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE))
+    except libvirt.libvirtError as error:
+        raise UnreachableError(f"libvirt does not list its domains: {error}") from error
+    finally:
+        connection.close()
+
+
 class LibvirtGuest(Guest):
     """A running domain."""
 
-    def __init__(self, name, uri=None):
+    def __init__(self, name, uri=None, monitor=False):
         self.name = name
-        # without this the library prints every error that it also raises
-        libvirt.registerErrorHandler(lambda *_: None, None)
-        try:
-            self._connection = libvirt.open(uri)
-        except libvirt.libvirtError as error:
-            raise UnreachableError(f"{name}: no such socket, and no libvirt to ask: "
-                                   f"{error}") from error
+        self._monitor = monitor
+        self._connection = connect(uri, f"{name}: no such socket, and no libvirt to ask")
         try:
             self._domain = self._find(name)
             self._memballoon = self._find_balloon()
@@ -84,6 +109,27 @@ class LibvirtGuest(Guest):
     def set_polling_seconds(self, seconds):
         """Make QEMU ask for statistics that often."""
         self._call(self._domain.setMemoryStatsPeriod, seconds, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def device(self):
+        """Return what the device offers, and with the monitor what the guest took of it."""
+        memballoon = self._find_balloon()
+        if self._monitor:
+            alias = memballoon.find("alias").get("name")
+            return look_at_device(self._ask_qemu, f"/machine/peripheral/{alias}")
+        return Device(offered=in_order({STATS} | {word for name, word in ATTRIBUTES.items()
+                                                  if memballoon.get(name) == "on"}))
+
+    def _ask_qemu(self, name, **arguments):
+        """Run a QMP command through libvirt, which marks the domain as tainted by that."""
+        import libvirt_qemu
+        answer = json.loads(self._call(
+            libvirt_qemu.qemuMonitorCommand, self._domain,
+            json.dumps({"execute": name, "arguments": arguments}), 0))
+        if "error" in answer:
+            details = answer["error"]
+            raise CommandError(f"{self.name}: QEMU refuses '{name}': {details['desc']}",
+                               details["class"])
+        return answer["return"]
 
     def _find(self, name):
         try:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from .base import Guest, Statistics
+from .device import look_at_device
 from .errors import NoBalloonError, UnreachableError
 from .qmp import CommandError, QmpConnection
 
@@ -32,18 +33,27 @@ QEMU_NAMES = {
 NOT_REPORTED = (1 << 64) - 1
 
 
-def open_guest(target, uri=None):
-    """Return the guest behind a QMP socket's path, libvirt:NAME, or a plain domain name."""
+def open_guest(target, uri=None, monitor=False):
+    """Return the guest behind a QMP socket's path, libvirt:NAME, or a plain domain name.
+
+    monitor allows to ask a domain's QEMU what libvirt does not tell.
+    """
     if target.startswith(LIBVIRT_PREFIX):
         from .domain import LibvirtGuest
-        return LibvirtGuest(target.removeprefix(LIBVIRT_PREFIX), uri)
+        return LibvirtGuest(target.removeprefix(LIBVIRT_PREFIX), uri, monitor)
     if "/" in target or os.path.exists(target):
         return QmpGuest(target)
     try:
         from .domain import LibvirtGuest
     except UnreachableError as error:
         raise UnreachableError(f"{target}: no such socket here; {error}") from error
-    return LibvirtGuest(target, uri)
+    return LibvirtGuest(target, uri, monitor)
+
+
+def all_domains(uri=None):
+    """Return all running domains, as open_guest() takes them."""
+    from .domain import running_domains
+    return [LIBVIRT_PREFIX + name for name in running_domains(uri)]
 
 
 class QmpGuest(Guest):
@@ -109,6 +119,10 @@ class QmpGuest(Guest):
         """Make QEMU ask for statistics that often."""
         self._qmp.command("qom-set", path=self._balloon, property="guest-stats-polling-interval",
                           value=seconds)
+
+    def device(self):
+        """Return what the device offers and what the guest took of it."""
+        return look_at_device(self._qmp.command, self._balloon)
 
     def _get(self, property_name):
         return self._qmp.command("qom-get", path=self._balloon, property=property_name)

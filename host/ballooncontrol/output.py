@@ -16,12 +16,24 @@ def complain(error):
 
 
 def show_status(results):
-    """Print a table of sizes."""
-    rows = [["GUEST", *(title for title, _ in STATUS_COLUMNS)]]
-    rows += [[result["name"], *(format_size(result[key]) for _, key in STATUS_COLUMNS)]
-             for result in results]
+    """Print a table of sizes, drivers and features."""
+    rows = [["GUEST", *(title for title, _ in STATUS_COLUMNS), "DRIVER", "RANGES", "FEATURES"]]
+    rows += [[result["name"], *(format_size(result[key]) for _, key in STATUS_COLUMNS),
+              *device_cells(result["device"])] for result in results]
     if results:
-        print_columns(rows)
+        print_columns(rows, right=range(1, 1 + len(STATUS_COLUMNS)))
+
+
+def device_cells(device):
+    """Return driver, ranges and features; those in brackets are offered only."""
+    driver = {None: "-", "no-driver": "none"}.get(device["state"], device["state"])
+    ranges = {None: "-", True: "yes", False: "no"}[device["ranges"]]
+    taken = device["negotiated"]
+    if taken is None:
+        return driver, ranges, f"({' '.join(device['offered'])})"
+    declined = [word for word in device["offered"] if word not in taken]
+    words = [*taken, *([f"({' '.join(declined)})"] if declined else [])]
+    return driver, ranges, " ".join(words) or "-"
 
 
 def show_set(results):
@@ -58,11 +70,10 @@ def readable(name, value):
     return label, format_size(value) if name.endswith("_bytes") else str(value)
 
 
-def print_columns(rows):
-    """Print a table: the last columns are numbers, so they are put to the right."""
+def print_columns(rows, right=()):
+    """Print a table; columns of numbers are put to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    left = len(rows[0]) if rows[0][0] == "" else 1
     for row in rows:
-        cells = [cell.ljust(width) if column < left else cell.rjust(width)
+        cells = [cell.rjust(width) if column in right else cell.ljust(width)
                  for column, (cell, width) in enumerate(zip(row, widths))]
         print("  ".join(cells).rstrip())

@@ -98,7 +98,7 @@ def watch(options):
             if look == options.count:
                 break
             time.sleep(options.interval)
-    return max(getattr(guest.error, "exit_status", 0) for guest in watched)
+    return max((getattr(guest.error, "exit_status", 0) for guest in watched), default=0)
 
 
 def show_json(watched):

@@ -21,9 +21,10 @@ _balloonctl() {
 		return
 	fi
 	case $command in
+	status) options+=' --all --monitor' ;;
 	set) options+=' --timeout --no-wait' ;;
-	stats) options+=' --timeout' ;;
-	watch) options+=' --set --interval --count' ;;
+	stats) options+=' --all --timeout' ;;
+	watch) options+=' --all --set --interval --count' ;;
 	balance) options='--config --check --socket --proc --json --count --help' ;;
 	esac
 	case $previous in

@@ -10,8 +10,29 @@ import time
 
 MIB = 1 << 20
 BALLOON_PATH = "/machine/peripheral/balloon0"
+PROPERTIES = ("deflate-on-oom", "free-page-reporting", "free-page-hint", "page-poison")
 GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}},
                     "capabilities": []}}
+ALL_WORDS = ("stats", "deflate-on-oom", "free-page-reporting")
+RING = ["VIRTIO_RING_F_EVENT_IDX: Used & avail. event fields enabled"]
+FEATURES = {"stats": "VIRTIO_BALLOON_F_STATS_VQ: Guest memory stats VQ available",
+            "deflate-on-oom": "VIRTIO_BALLOON_F_DEFLATE_ON_OOM: Deflate balloon when guest OOM",
+            "free-page-reporting": "VIRTIO_BALLOON_F_REPORTING: Page reporting VQ enabled",
+            "page-poison": "VIRTIO_BALLOON_F_PAGE_POISON: Guest page poisoning enabled",
+            "must-tell-host": "VIRTIO_BALLOON_F_MUST_TELL_HOST: Tell host before reclaiming pages"}
+DRIVER_OK = ["VIRTIO_CONFIG_S_DRIVER_OK: Driver setup and ready",
+             "VIRTIO_CONFIG_S_FEATURES_OK: Feature negotiation complete",
+             "VIRTIO_CONFIG_S_DRIVER: Guest OS compatible with device",
+             "VIRTIO_CONFIG_S_ACKNOWLEDGE: Valid virtio device found"]
+
+
+def virtio_status(offered=ALL_WORDS, negotiated=ALL_WORDS, statuses=tuple(DRIVER_OK)):
+    """Return an answer as QEMU gives it to x-query-virtio-status."""
+    return {"status": {"statuses": list(statuses)},
+            "host-features": {"transports": RING,
+                              "dev-features": [FEATURES[word] for word in offered]},
+            "guest-features": {"transports": RING,
+                               "dev-features": [FEATURES[word] for word in negotiated]}}
 
 
 class FakeQemu:
@@ -31,6 +52,10 @@ class FakeQemu:
         self.status = "running"
         self.migration = {}
         self.devices = []
+        self.properties = {(BALLOON_PATH, name): False for name in PROPERTIES}
+        self.backends = [{"id": "pc.ram", "prealloc": False, "share": False}]
+        # QEMU before 7.2 knows no more than the properties
+        self.virtio_status = None
         self.polling_s = polling_s
         self.polling_log = []
         self.asked_bytes = []
@@ -90,9 +115,18 @@ class FakeQemu:
         if command in self._answers:
             return self._answers[command]
         function = getattr(self, "_do_" + command.replace("-", "_"), None)
-        if function is None:
+        if function is None or (command == "x-query-virtio-status" and not self.virtio_status):
             return {"error": {"class": "CommandNotFound", "desc": f"no {command} here"}}
-        return {"return": function(**arguments)}
+        try:
+            return {"return": function(**{name.replace("-", "_"): value
+                                          for name, value in arguments.items()})}
+        except LookupError as error:
+            return {"error": {"class": "GenericError", "desc": f"Property {error} not found"}}
+
+    def _do_x_query_virtio_status(self, path):
+        if path != f"/machine/{self._folder}/balloon0/virtio-backend":
+            raise LookupError(path)
+        return self.virtio_status
 
     def _do_qmp_capabilities(self):
         return {}
@@ -124,6 +158,9 @@ class FakeQemu:
             self.actual_bytes = max(value, self._follow)
         return {}
 
+    def _do_query_memdev(self):
+        return self.backends
+
     def _do_qom_list(self, path):
         if path != f"/machine/{self._folder}":
             return [{"name": "type", "type": "string"}]
@@ -133,9 +170,12 @@ class FakeQemu:
                   for number, device in enumerate(self.devices))]
 
     def _do_qom_get(self, path, property):
-        assert path == f"/machine/{self._folder}/balloon0"
+        if (path, property) in self.properties:
+            return self.properties[path, property]
         if property == "guest-stats-polling-interval":
             return self.polling_s
+        if property != "guest-stats":
+            raise LookupError(f"{path}.{property}")
         if self._driver and self.polling_s:
             self._reports += 1
         # time enough between reports for one of them to be new

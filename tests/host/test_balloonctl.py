@@ -42,7 +42,8 @@ def test_status_shows_sizes(balloonctl, path):
         result = balloonctl("status", path)
     assert result.status == 0
     title, row = result.out.splitlines()
-    assert title.split() == ["GUEST", "RAM", "ACTUAL", "BALLOON", "RESIDENT"]
+    assert title.split() == ["GUEST", "RAM", "ACTUAL", "BALLOON", "RESIDENT", "DRIVER",
+                             "RANGES", "FEATURES"]
     assert row.split()[:7] == ["fake", "1.00", "GiB", "640.0", "MiB", "384.0", "MiB"]
 
 

@@ -10,6 +10,7 @@ from vbalguest import Guest
 
 RAM_BYTES = 512 * MIB
 STEADY_BYTES = 16 * MIB
+SYSFS = "/sys/bus/virtio/drivers/vballoon/virtio*/balloon"
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,40 @@ def test_stats_are_the_guests_own(guest, balloonctl):
     assert statistics["swap_out_bytes"] == 0
     assert statistics["minor_faults"] > 0
     assert polling_s == 0
+
+
+def device_of(guest, balloonctl):
+    """Return what status says of the device."""
+    return balloonctl("status", "--json", guest.qmp_socket).json[0]["device"]
+
+
+def test_host_sees_that_there_is_no_driver(guest, balloonctl):
+    device = device_of(guest, balloonctl)
+    assert (device["state"], device["negotiated"], device["ranges"]) == ("no-driver", None, None)
+
+
+@pytest.mark.parametrize("parameters, declined", [
+    ("", []), ("reporting=0", ["free-page-reporting"]),
+    ("stats=0 deflate_on_oom=0", ["stats", "deflate-on-oom"])])
+def test_host_sees_what_the_guest_negotiated(guest, balloonctl, parameters, declined):
+    with driver(guest, parameters):
+        device = device_of(guest, balloonctl)
+        sysfs = {name: guest.check(f"cat {SYSFS}/{name}").strip()
+                 for name in ("negotiated_features", "transfer")}
+    assert device["state"] == "running"
+    assert device["negotiated"] == sysfs["negotiated_features"].split()
+    assert device["ranges"] == (sysfs["transfer"] == "range")
+    assert set(device["offered"]) == {"page-poison", *device["negotiated"], *declined}
+
+
+def test_host_sees_what_the_kernels_own_driver_negotiated(guest, balloonctl):
+    guest.insmod(module="virtio_balloon")
+    try:
+        device = device_of(guest, balloonctl)
+    finally:
+        guest.rmmod("virtio_balloon")
+    assert (device["state"], device["negotiated"]) == (
+        "running", ["stats", "deflate-on-oom", "free-page-reporting"])
 
 
 def test_watch_sees_the_guest_move(guest, balloonctl):

@@ -135,6 +135,14 @@ def test_balloonctl_speaks_libvirt(libvirt, guest, balloonctl):
     assert balloonctl("set", "100%", "--timeout", "120", guest.name, *connect).status == 0
 
 
+def test_balloonctl_asks_a_domains_qemu(libvirt, guest, balloonctl):
+    fresh_dommemstat(libvirt, guest)
+    words = ("--json", "--connect", libvirt.uri, guest.name)
+    device = balloonctl("status", "--monitor", *words).json[0]["device"]
+    assert (device["state"], device["ranges"]) == ("running", False)
+    assert ("deflate-on-oom" in device["negotiated"]) == guest.deflates_on_oom
+
+
 def test_balloonctl_restores_the_period(libvirt, guest, balloonctl):
     libvirt.virsh("dommemstat", guest.name, "--period", "9", "--live")
     try:

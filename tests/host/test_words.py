@@ -2,11 +2,14 @@
 """The manual page and the completions know what balloonctl knows."""
 
 import argparse
+import re
 import shutil
 import subprocess
 
 import pytest
-from ballooncontrol import cli
+from ballooncontrol import cli, errors
+from ballooncontrol.base import Statistics, Status
+from ballooncontrol.device import FEATURES, Device
 from conftest import ROOT
 
 MANUAL = ROOT / "host/balloonctl.1"
@@ -56,6 +59,23 @@ def test_manual_names_all(command):
     for option in options_of(commands()[command]):
         assert option in text
     assert f"balloonctl {command}" in text
+
+
+def test_manual_names_all_that_json_has():
+    text = MANUAL.read_text("ascii").replace("\\-", "-").partition(".SH JSON")[2]
+    fields = {*Status.__dataclass_fields__, *Statistics.__dataclass_fields__,
+              *Device().as_dict(), *FEATURES.values()}
+    for word in fields:
+        assert re.search(rf"(?<![a-z-]){word}(?![a-z_-])", text), word
+
+
+def test_manual_names_all_exit_statuses():
+    text = MANUAL.read_text("ascii").partition(".SH EXIT STATUS")[2]
+    statuses = {error.exit_status for error in vars(errors).values()
+                if isinstance(error, type)} | {0}
+    assert statuses == set(map(int, re.findall(r"^\.B (\d)$", text, re.MULTILINE)))
+    for status in statuses:
+        assert f"{status} " in cli.EPILOG
 
 
 def test_bash_offers_commands():
