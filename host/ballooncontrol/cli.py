@@ -26,7 +26,7 @@ or the plain name of a libvirt domain. Several guests are served at once.
 
 exit status: 0 done; 1 QEMU or libvirt refused; 2 wrong usage; 3 guest not reachable;
 4 no balloon device; 5 actual did not move, so the guest has no driver; 6 the guest stopped
-short of the target. With several guests it is the highest of theirs.
+short of the target; 7 doctor found a problem. With several guests it is the highest of theirs.
 """
 
 
@@ -42,6 +42,11 @@ def build_parser():
     add_guests(status)
     add_all(status)
     add_monitor(status)
+
+    doctor = commands.add_parser("doctor", help="find what keeps the guests' balloons from working")
+    add_guests(doctor)
+    add_all(doctor)
+    add_monitor(doctor)
 
     resize = commands.add_parser("set", help="ask the guests for another size, and wait for it")
     resize.add_argument("size", metavar="SIZE", help="what the guest shall keep: "
@@ -176,6 +181,9 @@ def run_on_all(options):
 
 def find_command(name):
     """Return what a command does with a guest, and what shows the results."""
+    if name == "doctor":
+        from .doctor.command import run_doctor, show_doctor
+        return run_doctor, show_doctor
     return {"status": (run_status, show_status), "set": (run_set, show_set),
             "stats": (run_stats, show_stats)}[name]
 

@@ -119,6 +119,34 @@ class LibvirtGuest(Guest):
         return Device(offered=in_order({STATS} | {word for name, word in ATTRIBUTES.items()
                                                   if memballoon.get(name) == "on"}))
 
+    def xml(self, defined=False):
+        """Return the XML of the running domain, or of its definition, which the next start takes.
+
+        A domain that goes when it ends has no definition: then it is None.
+        """
+        if not defined:
+            return self._call(self._domain.XMLDesc)
+        if not self._call(self._domain.isPersistent):
+            return None
+        return self._call(self._domain.XMLDesc, libvirt.VIR_DOMAIN_XML_INACTIVE)
+
+    def host_page_sizes(self):
+        """Return the sizes of the host's pages in bytes, the smallest first."""
+        capabilities = ET.fromstring(self._call(self._connection.getCapabilities))
+        sizes = sorted(int(page.get("size")) * KIB
+                       for page in capabilities.findall("host/cpu/pages"))
+        return sizes or [4 * KIB]
+
+    def is_paused(self):
+        """True while its processors stand still."""
+        return self._call(self._domain.state)[0] == libvirt.VIR_DOMAIN_PAUSED
+
+    def is_migrating(self):
+        """True while it comes or goes."""
+        job = self._call(self._domain.jobStats)
+        return job.get("operation") in (libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN,
+                                        libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
+
     def _ask_qemu(self, name, **arguments):
         """Run a QMP command through libvirt, which marks the domain as tainted by that."""
         import libvirt_qemu

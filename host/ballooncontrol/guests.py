@@ -124,6 +124,21 @@ class QmpGuest(Guest):
         """Return what the device offers and what the guest took of it."""
         return look_at_device(self._qmp.command, self._balloon)
 
+    @property
+    def command(self):
+        """Runs a QMP command."""
+        return self._qmp.command
+
+    @property
+    def pid(self):
+        """QEMU's process."""
+        return self._qmp.peer_pid
+
+    @property
+    def balloon_path(self):
+        """The device in QEMU's object tree."""
+        return self._balloon
+
     def _get(self, property_name):
         return self._qmp.command("qom-get", path=self._balloon, property=property_name)
 

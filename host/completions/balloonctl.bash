@@ -17,11 +17,11 @@ _balloonctl() {
 	COMPREPLY=()
 
 	if ((COMP_CWORD == 1)); then
-		mapfile -t COMPREPLY < <(compgen -W 'status set stats watch balance --help --version' -- "$current")
+		mapfile -t COMPREPLY < <(compgen -W 'status doctor set stats watch balance --help --version' -- "$current")
 		return
 	fi
 	case $command in
-	status) options+=' --all --monitor' ;;
+	status | doctor) options+=' --all --monitor' ;;
 	set) options+=' --timeout --no-wait' ;;
 	stats) options+=' --all --timeout' ;;
 	watch) options+=' --all --set --interval --count' ;;

@@ -266,6 +266,10 @@ def test_balloonctl_package(system, debs):
     for name in ("man/man1/balloonctl.1.gz", "bash-completion/completions/balloonctl",
                  "zsh/vendor-completions/_balloonctl"):
         assert (system.tree.path / "usr/share" / name).exists()
+    sources = REPO / "host/ballooncontrol"
+    installed = system.tree.path / "usr/share/balloonctl/ballooncontrol"
+    assert ({path.relative_to(installed) for path in installed.rglob("*.py")}
+            == {path.relative_to(sources) for path in sources.rglob("*.py")})
     # the service is there, and off
     assert "balance" in system.run("balloonctl", "balance", "--help")
     assert list(system.tree.path.glob("*/systemd/system/balloonctl-balance.service"))

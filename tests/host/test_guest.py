@@ -85,14 +85,17 @@ def test_stats_are_the_guests_own(guest, balloonctl):
     assert polling_s == 0
 
 
-def device_of(guest, balloonctl):
-    """Return what status says of the device."""
-    return balloonctl("status", "--json", guest.qmp_socket).json[0]["device"]
+def device_and_codes(guest, balloonctl):
+    """Return what status says of the device, and what the doctor finds."""
+    status, = balloonctl("status", "--json", guest.qmp_socket).json
+    examined, = balloonctl("doctor", "--json", guest.qmp_socket).json
+    return status["device"], {finding["code"] for finding in examined["findings"]}
 
 
 def test_host_sees_that_there_is_no_driver(guest, balloonctl):
-    device = device_of(guest, balloonctl)
+    device, codes = device_and_codes(guest, balloonctl)
     assert (device["state"], device["negotiated"], device["ranges"]) == ("no-driver", None, None)
+    assert codes == {"no-driver", "no-statistics"}
 
 
 @pytest.mark.parametrize("parameters, declined", [
@@ -100,23 +103,26 @@ def test_host_sees_that_there_is_no_driver(guest, balloonctl):
     ("stats=0 deflate_on_oom=0", ["stats", "deflate-on-oom"])])
 def test_host_sees_what_the_guest_negotiated(guest, balloonctl, parameters, declined):
     with driver(guest, parameters):
-        device = device_of(guest, balloonctl)
+        device, codes = device_and_codes(guest, balloonctl)
         sysfs = {name: guest.check(f"cat {SYSFS}/{name}").strip()
                  for name in ("negotiated_features", "transfer")}
     assert device["state"] == "running"
     assert device["negotiated"] == sysfs["negotiated_features"].split()
     assert device["ranges"] == (sysfs["transfer"] == "range")
     assert set(device["offered"]) == {"page-poison", *device["negotiated"], *declined}
+    assert codes == {"no-statistics"} | {f"{word.removeprefix('free-page-')}-declined"
+                                         for word in declined if word != "stats"}
 
 
 def test_host_sees_what_the_kernels_own_driver_negotiated(guest, balloonctl):
     guest.insmod(module="virtio_balloon")
     try:
-        device = device_of(guest, balloonctl)
+        device, codes = device_and_codes(guest, balloonctl)
     finally:
         guest.rmmod("virtio_balloon")
     assert (device["state"], device["negotiated"]) == (
         "running", ["stats", "deflate-on-oom", "free-page-reporting"])
+    assert codes == {"no-statistics"}
 
 
 def test_watch_sees_the_guest_move(guest, balloonctl):

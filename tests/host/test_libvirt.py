@@ -138,9 +138,15 @@ def test_balloonctl_speaks_libvirt(libvirt, guest, balloonctl):
 def test_balloonctl_asks_a_domains_qemu(libvirt, guest, balloonctl):
     fresh_dommemstat(libvirt, guest)
     words = ("--json", "--connect", libvirt.uri, guest.name)
+    known = balloonctl("doctor", *words).json[0]["findings"]
     device = balloonctl("status", "--monitor", *words).json[0]["device"]
+    asked = balloonctl("doctor", "--monitor", *words).json[0]
     assert (device["state"], device["ranges"]) == ("running", False)
     assert ("deflate-on-oom" in device["negotiated"]) == guest.deflates_on_oom
+    expected = ["no-reporting"] + ["no-deflate-on-oom"] * (not guest.deflates_on_oom)
+    assert [finding["code"] for finding in known] == expected
+    assert [finding["code"] for finding in asked["findings"]] == expected
+    assert (asked["exit_status"], asked["unseen"]) == (7, {})
 
 
 def test_balloonctl_restores_the_period(libvirt, guest, balloonctl):

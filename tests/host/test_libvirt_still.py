@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`balloonctl status` and `--all` with a real libvirt, whose domains stand still."""
+"""`balloonctl doctor`, `status` and `--all` with a real libvirt, whose domains stand still."""
 
 import contextlib
 import os
+import re
 
 import pytest
 from conftest import MIB
@@ -53,6 +54,78 @@ def domain(libvirt, tmp_path, memballoon=GOOD, memory="", name="still", transien
         libvirt._virsh("undefine", name)
 
 
+@pytest.fixture
+def examine(libvirt, balloonctl):
+    """Return a function that runs doctor and returns its status and code -> finding."""
+    def run(*options, name="libvirt:still"):
+        result = balloonctl("doctor", "--json", "--connect", libvirt.uri, name, *options)
+        assert result.err == ""
+        found, = result.json
+        return result.status, {finding["code"]: finding for finding in found["findings"]}, found
+    return run
+
+
+def test_a_good_domain(libvirt, tmp_path, examine):
+    with domain(libvirt, tmp_path):
+        status, found, whole = examine()
+    assert (status, list(found)) == (0, ["paused"])
+    assert "--monitor" in whole["unseen"]["driver"]
+
+
+def test_findings_name_the_line_that_virsh_edit_shows(libvirt, tmp_path, examine):
+    with domain(libvirt, tmp_path, "<memballoon model='virtio'/>"):
+        status, found, _ = examine()
+        lines = libvirt.virsh("dumpxml", "--inactive", "still").splitlines()
+    assert status == 7
+    assert list(found) == ["no-reporting", "no-deflate-on-oom", "paused", "no-statistics"]
+    for code, attribute in (("no-reporting", "freePageReporting='on'"),
+                            ("no-deflate-on-oom", "autodeflate='on'"),
+                            ("no-statistics", "<stats period='10'/>")):
+        change = found[code]["change"]
+        assert attribute in change
+        number = int(re.search(r"virsh edit still, line (\d+):", change)[1])
+        assert "<memballoon" in lines[number - 1]
+
+
+def test_the_advice_helps(libvirt, tmp_path, examine):
+    """Each change is made as it says, until only the pause is left."""
+    with domain(libvirt, tmp_path, "<memballoon model='virtio'/>"):
+        _, found, _ = examine()
+        libvirt.virsh(*found["no-statistics"]["change"].partition(";")[0].split()[1:])
+        for code in ("no-reporting", "no-deflate-on-oom"):
+            _, found, _ = examine()
+            element = re.search(r"<memballoon [^>]*>", found[code]["change"])[0]
+            changed = re.sub(r"<memballoon [^>]*>", element,
+                             libvirt.virsh("dumpxml", "--inactive", "still"))
+            (tmp_path / "changed.xml").write_text(changed, "ascii")
+            libvirt.virsh("define", tmp_path / "changed.xml")
+        _, found, _ = examine()
+        assert "on in the domain's definition already" in found["no-reporting"]["change"]
+        libvirt.virsh("destroy", "still")
+        libvirt.virsh("start", "--paused", "still")
+        status, found, _ = examine()
+    assert (status, list(found)) == (0, ["paused"])
+
+
+def test_a_domain_without_a_definition(libvirt, tmp_path, examine):
+    with domain(libvirt, tmp_path, "<memballoon model='virtio'/>", transient=True):
+        _, found, _ = examine()
+    assert "the XML that the domain is made from" in found["no-reporting"]["change"]
+    assert found["no-statistics"]["change"] == "virsh dommemstat still --period 10 --live"
+
+
+@pytest.mark.parametrize("memory, code", [
+    ("<memoryBacking><allocation mode='immediate'/></memoryBacking>", "preallocated"),
+    ("<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>", None),
+])
+def test_memory_of_a_domain(libvirt, tmp_path, examine, memory, code):
+    with domain(libvirt, tmp_path, memory=memory):
+        _, found, _ = examine()
+    assert found.keys() == {"paused"} | ({code} if code else set())
+    if code:
+        assert re.search(r"virsh edit still, line \d+: take <", found[code]["change"])
+
+
 def test_status_tells_what_libvirt_does(libvirt, tmp_path, balloonctl):
     with domain(libvirt, tmp_path):
         guest, = balloonctl("status", "--json", "--connect", libvirt.uri, "still").json
@@ -65,15 +138,28 @@ def test_status_tells_what_libvirt_does(libvirt, tmp_path, balloonctl):
     assert "free-page-reporting" in told["device"]["offered"]
 
 
+def test_only_the_monitor_taints(libvirt, tmp_path, examine):
+    with domain(libvirt, tmp_path):
+        assert examine()[0] == 0
+        assert "custom monitor" not in libvirt.virsh("dominfo", "still")
+        _, _, whole = examine("--monitor")
+        assert "custom monitor" in libvirt.virsh("dominfo", "still")
+    assert whole["unseen"] == {}
+
+
 def test_all_domains(libvirt, tmp_path, balloonctl):
     connect = ("--connect", libvirt.uri)
     with domain(libvirt, tmp_path, name="one"), domain(libvirt, tmp_path, name="two"), \
             domain(libvirt, tmp_path, "<memballoon model='virtio'/>", name="bad"):
         status = balloonctl("status", "--all", *connect)
+        examined = balloonctl("doctor", "--all", "--json", *connect)
         also = balloonctl("status", "--all", "--json", *connect, tmp_path / "none")
         watched = balloonctl("watch", "--all", "--count", "1", *connect)
     assert status.status == 0, status.err
     assert [line.split()[0] for line in status.out.splitlines()] == ["GUEST", "bad", "one", "two"]
+    assert examined.status == 7
+    assert [(guest["guest"], guest["exit_status"]) for guest in examined.json] == [
+        ("libvirt:bad", 7), ("libvirt:one", 0), ("libvirt:two", 0)]
     assert also.status == 3
     assert len(also.json) == 4
     assert len(watched.out.splitlines()) == 3

@@ -9,7 +9,9 @@ import subprocess
 import pytest
 from ballooncontrol import cli, errors
 from ballooncontrol.base import Statistics, Status
-from ballooncontrol.device import FEATURES, Device
+from ballooncontrol.device import FEATURES, STATES, Device
+from ballooncontrol.doctor.command import FINDINGS_STATUS
+from ballooncontrol.doctor.facts import Finding
 from conftest import ROOT
 
 MANUAL = ROOT / "host/balloonctl.1"
@@ -63,16 +65,20 @@ def test_manual_names_all(command):
 
 def test_manual_names_all_that_json_has():
     text = MANUAL.read_text("ascii").replace("\\-", "-").partition(".SH JSON")[2]
+    rules = (ROOT / "host/ballooncontrol/doctor/rules.py").read_text("ascii")
+    codes = set(re.findall(r'(?:Finding\(|REPORTING, |OOM, )"([a-z-]+)"', rules))
+    assert len(codes) > 15
     fields = {*Status.__dataclass_fields__, *Statistics.__dataclass_fields__,
-              *Device().as_dict(), *FEATURES.values()}
-    for word in fields:
+              *Device().as_dict(), *Finding.__dataclass_fields__, *FEATURES.values(), *codes}
+    states = {f"driver-{state}" for _, state in STATES if state != "running"}
+    for word in (fields | states) - {"driver-"}:
         assert re.search(rf"(?<![a-z-]){word}(?![a-z_-])", text), word
 
 
 def test_manual_names_all_exit_statuses():
     text = MANUAL.read_text("ascii").partition(".SH EXIT STATUS")[2]
     statuses = {error.exit_status for error in vars(errors).values()
-                if isinstance(error, type)} | {0}
+                if isinstance(error, type)} | {0, FINDINGS_STATUS}
     assert statuses == set(map(int, re.findall(r"^\.B (\d)$", text, re.MULTILINE)))
     for status in statuses:
         assert f"{status} " in cli.EPILOG
