@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from .balance.arguments import add_balance_arguments
 from .errors import BalloonError, UsageError
+from .export.arguments import TIMEOUT_S, add_export_arguments
 from .guests import all_domains, open_guest
 from .output import complain, show_set, show_stats, show_status
 from .resize import wait_for_target
@@ -71,19 +72,26 @@ def build_parser():
     live.add_argument("--count", type=int, default=0, metavar="N",
                       help="stop after so many looks (0: at Ctrl-C)")
 
+    export = commands.add_parser("export", help="print the guests' figures for Prometheus")
+    add_guests(export, json_too=False)
+    export.add_argument("--timeout", type=positive_seconds, default=TIMEOUT_S, metavar="SECONDS",
+                        help=f"count a guest as down that does not answer in so long ({TIMEOUT_S})")
+    add_export_arguments(export)
+
     balance = commands.add_parser("balance", help="move memory between guests by itself")
     add_balance_arguments(balance)
     return parser
 
 
-def add_guests(parser):
+def add_guests(parser, json_too=True):
     """Add what every command takes."""
     parser.add_argument("guests", nargs="*", metavar="GUEST",
                         help="QMP socket, libvirt:DOMAIN or a domain's name")
     parser.add_argument("-g", "--guest", action="append", default=[], metavar="GUEST",
                         dest="more_guests", help="a further guest (may be repeated)")
     parser.add_argument("-c", "--connect", metavar="URI", help="libvirt's URI")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    if json_too:
+        parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_all(parser):
@@ -132,6 +140,9 @@ def main(arguments=None):
     try:
         if options.command == "balance":
             from .balance.command import run
+            return run(options)
+        if options.command == "export":
+            from .export.command import run
             return run(options)
         if getattr(options, "all", False):
             options.guests += all_domains(options.connect)

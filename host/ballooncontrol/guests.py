@@ -31,6 +31,7 @@ QEMU_NAMES = {
     "stat-direct-reclaims": "direct_reclaims",
 }
 NOT_REPORTED = (1 << 64) - 1
+NO_REPORT_YET = "hasn't updated any stats"
 
 
 def open_guest(target, uri=None, monitor=False):
@@ -54,6 +55,13 @@ def all_domains(uri=None):
     """Return all running domains, as open_guest() takes them."""
     from .domain import running_domains
     return [LIBVIRT_PREFIX + name for name in running_domains(uri)]
+
+
+def read_report(report):
+    """Return the Statistics in QEMU's guest-stats."""
+    values = {QEMU_NAMES[name]: None if value == NOT_REPORTED else int(value)
+              for name, value in report["stats"].items() if name in QEMU_NAMES}
+    return Statistics(**values, last_update_unix_s=int(report["last-update"]))
 
 
 class QmpGuest(Guest):
@@ -102,14 +110,11 @@ class QmpGuest(Guest):
     def statistics(self):
         """Return the last statistics, of whatever age."""
         try:
-            report = self._get("guest-stats")
+            return read_report(self._get("guest-stats"))
         except CommandError as error:
-            if "hasn't updated any stats" in str(error):
+            if NO_REPORT_YET in str(error):
                 return Statistics()
             raise
-        values = {QEMU_NAMES[name]: None if value == NOT_REPORTED else value
-                  for name, value in report["stats"].items() if name in QEMU_NAMES}
-        return Statistics(**values, last_update_unix_s=report["last-update"])
 
     def polling_seconds(self):
         """How often QEMU asks for statistics; 0 is never."""

@@ -17,7 +17,7 @@ _balloonctl() {
 	COMPREPLY=()
 
 	if ((COMP_CWORD == 1)); then
-		mapfile -t COMPREPLY < <(compgen -W 'status doctor set stats watch balance --help --version' -- "$current")
+		mapfile -t COMPREPLY < <(compgen -W 'status doctor set stats watch export balance --help --version' -- "$current")
 		return
 	fi
 	case $command in
@@ -25,6 +25,7 @@ _balloonctl() {
 	set) options+=' --timeout --no-wait' ;;
 	stats) options+=' --all --timeout' ;;
 	watch) options+=' --all --set --interval --count' ;;
+	export) options='--guest --connect --all --timeout --textfile --listen --poll --help' ;;
 	balance) options='--config --check --socket --proc --json --count --help' ;;
 	esac
 	case $previous in
@@ -33,13 +34,17 @@ _balloonctl() {
 		mapfile -t COMPREPLY < <(compgen -W 'qemu:///system qemu:///session' -- "$current")
 		return
 		;;
-	--config | --socket | --proc)
+	--config | --socket | --proc | --textfile)
 		compopt -o filenames 2>/dev/null
 		mapfile -t COMPREPLY < <(compgen -f -- "$current")
 		return
 		;;
+	--listen)
+		mapfile -t COMPREPLY < <(compgen -W '127.0.0.1:9911 [::1]:9911 :9911' -- "$current")
+		return
+		;;
 	--set) set -- size ;;
-	--timeout | --interval | --count) return ;;
+	--timeout | --interval | --count | --poll) return ;;
 	*) set -- ;;
 	esac
 	if [[ $command == set && $COMP_CWORD -eq 2 && $current != -* ]] || [[ ${1-} == size ]]; then

@@ -24,6 +24,7 @@ GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}},
                     "capabilities": []}}
 BALLOON = {"name": "balloon0", "type": "child<virtio-balloon-pci>"}
 KINDS = ("slow", "pieces", "silent", "junk", "refuses", "hangs up")
+PROPERTIES = {"free-page-reporting": True, "deflate-on-oom": True}
 SLOW_S = 2
 # how long a load takes to come and go
 PERIOD_S = 600
@@ -96,6 +97,8 @@ class FakeGuest:
             self.nr_looks += 1
             return {"actual": self.actual_bytes}
         if name == "qom-get":
+            if arguments["property"] in PROPERTIES:
+                return PROPERTIES[arguments["property"]]
             if arguments["property"] != "guest-stats":
                 return self.polling_s
             return {"stats": self._stats(), "last-update": int(time.time())}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..base import Statistics
 from ..errors import BalloonError, NoBalloonError, UnreachableError
-from ..guests import BALLOON_TYPE, NOT_REPORTED, QEMU_NAMES
+from ..guests import BALLOON_TYPE, read_report
 from ..qmp import CommandError
 from .host import Process
 from .link import QmpLink, command
@@ -237,10 +237,7 @@ class BareGuest:
             # no report yet
             self._statistics = Statistics()
         elif report["last-update"] != self._statistics.last_update_unix_s:
-            values = {QEMU_NAMES[name]: None if value == NOT_REPORTED else int(value)
-                      for name, value in report["stats"].items() if name in QEMU_NAMES}
-            self._statistics = Statistics(**values,
-                                          last_update_unix_s=int(report["last-update"]))
+            self._statistics = read_report(report)
 
     async def _look_slowly(self):
         """Look for what keeps the guest from following, and for hot-plugged memory."""

@@ -51,6 +51,25 @@ def use_event_loop():
         _event_loops.append(libvirtaio.virEventRegisterAsyncIOImpl())
 
 
+def read_statistics(stats):
+    """Return the guest's Statistics among libvirt's of the domain."""
+    values = {ours: stats[f"balloon.{theirs}"] * unit for theirs, ours, unit in LIBVIRT_NAMES
+              if f"balloon.{theirs}" in stats}
+    return Statistics(**values, last_update_unix_s=stats.get("balloon.last-update", 0))
+
+
+def find_obstacles(root):
+    """Yield all that keeps a balloon from freeing anything, in words."""
+    if any(device.get("type") in ("pci", "mdev") for device in
+           root.findall("devices/hostdev")) or root.find(
+               "devices/interface[@type='vdpa']") is not None:
+        yield VFIO
+    if root.find("memoryBacking/hugepages") is not None:
+        yield HUGE
+    if root.find("memoryBacking/locked") is not None:
+        yield PINNED
+
+
 class Description:
     """What a domain's XML says that matters here."""
 
@@ -60,15 +79,8 @@ class Description:
         self.has_balloon = memballoon is not None and memballoon.get("model") != "none"
         stats = memballoon.find("stats") if self.has_balloon else None
         self.period_s = 0 if stats is None else int(stats.get("period"))
-        self.obstacle = None
-        if any(device.get("type") in ("pci", "mdev") for device in
-               root.findall("devices/hostdev")) or root.find(
-                   "devices/interface[@type='vdpa']") is not None:
-            self.obstacle = VFIO
-        elif root.find("memoryBacking/hugepages") is not None:
-            self.obstacle = HUGE
-        elif root.find("memoryBacking/locked") is not None:
-            self.obstacle = PINNED
+        self.obstacles = list(find_obstacles(root))
+        self.obstacle = next(iter(self.obstacles), None)
         hard_limit = root.find("memtune/hard_limit")
         self.hard_limit_bytes = None if hard_limit is None else int(hard_limit.text) * KIB
         settings = root.find(f"metadata/{{{NAMESPACE}}}guest")
@@ -148,9 +160,7 @@ class DomainGuest:
             self.guest.set_limits(self._limits())
         updated_unix_s = stats.get("balloon.last-update", 0)
         if updated_unix_s != self._statistics.last_update_unix_s:
-            values = {ours: stats[f"balloon.{theirs}"] * unit for theirs, ours, unit
-                      in LIBVIRT_NAMES if f"balloon.{theirs}" in stats}
-            self._statistics = Statistics(**values, last_update_unix_s=updated_unix_s)
+            self._statistics = read_statistics(stats)
         return Facts(ram_bytes, stats["balloon.current"] * KIB, stats["balloon.rss"] * KIB,
                      self._statistics, time.time(), self._obstacle(stats))
 

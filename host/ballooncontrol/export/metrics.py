@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The metrics: their names, what they mean, and where in a Sample they come from.
+
+Names that others made known stay theirs: libvirt_ those of libvirt's exporters, kubevirt_ those
+of KubeVirt for what libvirt's exporters do not have.
+"""
+
+from dataclasses import dataclass
+from typing import Callable
+
+from ..errors import BalloonError
+from .sample import PROPERTIES, REASONS, Sample
+
+try:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+except ImportError as missing:
+    raise BalloonError("export needs python3-prometheus-client "
+                       "(apt-get install python3-prometheus-client)") from missing
+
+LABELS = ("domain", "guest")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One value of each guest."""
+
+    name: str
+    help: str
+    value: Callable
+    family: type = GaugeMetricFamily
+
+
+def counter(name, help_text, value):
+    """Return a Metric that only grows."""
+    return Metric(name, help_text, value, CounterMetricFamily)
+
+
+METRICS = (
+    Metric("libvirt_domain_info_maximum_memory_bytes",
+           "RAM of the guest with an empty balloon.", lambda s: s.ram_bytes),
+    Metric("libvirt_domain_memory_stats_actual_balloon_bytes",
+           "RAM of the guest less its balloon.", lambda s: s.actual_bytes),
+    Metric("libvirt_domain_memory_stats_rss_bytes",
+           "Memory of the host that the QEMU process has.", lambda s: s.resident_bytes),
+    Metric("libvirt_domain_memory_stats_available_bytes",
+           "Reported by the guest: its total memory (MemTotal).",
+           lambda s: s.statistics.total_bytes),
+    Metric("libvirt_domain_memory_stats_unused_bytes",
+           "Reported by the guest: free memory (MemFree).", lambda s: s.statistics.free_bytes),
+    Metric("libvirt_domain_memory_stats_usable_bytes",
+           "Reported by the guest: what it could use without swapping (MemAvailable).",
+           lambda s: s.statistics.available_bytes),
+    Metric("libvirt_domain_memory_stats_disk_cache_bytes",
+           "Reported by the guest: page cache.", lambda s: s.statistics.disk_caches_bytes),
+    counter("libvirt_domain_memory_stats_major_fault_total",
+            "Reported by the guest: page faults that had to wait for a disk.",
+            lambda s: s.statistics.major_faults),
+    counter("libvirt_domain_memory_stats_minor_fault_total",
+            "Reported by the guest: other page faults.", lambda s: s.statistics.minor_faults),
+    Metric("kubevirt_vmi_memory_swap_in_traffic_bytes",
+           "Reported by the guest: read from its swap space since it booted.",
+           lambda s: s.statistics.swap_in_bytes),
+    Metric("kubevirt_vmi_memory_swap_out_traffic_bytes",
+           "Reported by the guest: written to its swap space since it booted.",
+           lambda s: s.statistics.swap_out_bytes),
+    counter("balloonctl_guest_hugetlb_allocations_total",
+            "Reported by the guest: huge pages taken from its pool.",
+            lambda s: s.statistics.hugetlb_allocations),
+    counter("balloonctl_guest_hugetlb_failures_total",
+            "Reported by the guest: huge pages that its pool did not have.",
+            lambda s: s.statistics.hugetlb_failures),
+    counter("balloonctl_guest_oom_kills_total",
+            "Reported by the guest: processes killed for lack of memory.",
+            lambda s: s.statistics.oom_kills),
+    counter("balloonctl_guest_allocation_stalls_total",
+            "Reported by the guest: allocations that had to reclaim memory themselves.",
+            lambda s: s.statistics.allocation_stalls),
+    counter("balloonctl_guest_async_scans_total",
+            "Reported by the guest: pages that its kswapd looked at.",
+            lambda s: s.statistics.async_scans),
+    counter("balloonctl_guest_direct_scans_total",
+            "Reported by the guest: pages that waiting tasks looked at.",
+            lambda s: s.statistics.direct_scans),
+    counter("balloonctl_guest_async_reclaims_total",
+            "Reported by the guest: pages that its kswapd reclaimed.",
+            lambda s: s.statistics.async_reclaims),
+    counter("balloonctl_guest_direct_reclaims_total",
+            "Reported by the guest: pages that waiting tasks reclaimed.",
+            lambda s: s.statistics.direct_reclaims),
+    Metric("balloonctl_guest_balloon_bytes",
+           "What the balloon holds.", lambda s: s.balloon_bytes),
+    Metric("balloonctl_guest_running",
+           "1 if the guest runs, 0 if it is paused, suspended or has crashed.",
+           lambda s: s.running),
+    Metric("balloonctl_guest_statistics_interval_seconds",
+           "How often QEMU asks the guest for statistics; 0 is never.", lambda s: s.polling_s),
+    Metric("balloonctl_guest_statistics_timestamp_seconds",
+           "Unix time at which the guest reported last; 0 if it never did.",
+           lambda s: s.statistics.last_update_unix_s),
+)
+
+PROPERTY = ("balloonctl_guest_device_property",
+            "1 if this property of the balloon device is on, 0 if it is off.")
+INHIBITED = ("balloonctl_guest_discards_inhibited",
+             "1 if what the balloon gives does not come free on the host for this reason: vfio, "
+             "hugetlb (huge pages from the host's pool) or pinned (locked or pinned memory).")
+UP = ("balloonctl_guest_up", "1 if the guest's QEMU answered this time, 0 if not.")
+LIBVIRT_UP = ("balloonctl_libvirt_up", "1 if libvirt answered this time, 0 if not.")
+DURATION = ("balloonctl_export_duration_seconds", "How long this look at all guests took.")
+
+
+def families(look):
+    """Yield the metrics of a Look as prometheus_client's families."""
+    samples = [found for found in look.found if isinstance(found, Sample)]
+    up = GaugeMetricFamily(*UP, labels=["guest"])
+    for found in look.found:
+        up.add_metric([found.guest], isinstance(found, Sample))
+    yield up
+    for metric in METRICS:
+        family = metric.family(metric.name, metric.help, labels=LABELS)
+        for sample in samples:
+            value = metric.value(sample)
+            if value is not None:
+                family.add_metric(sample.labels, value)
+        yield family
+    yield from device_families(samples)
+    if look.libvirt_up is not None:
+        yield GaugeMetricFamily(*LIBVIRT_UP, value=look.libvirt_up)
+    yield GaugeMetricFamily(*DURATION, value=look.seconds)
+
+
+def device_families(samples):
+    """Yield what is known of the devices."""
+    properties = GaugeMetricFamily(*PROPERTY, labels=[*LABELS, "property"])
+    inhibited = GaugeMetricFamily(*INHIBITED, labels=[*LABELS, "reason"])
+    for sample in samples:
+        for name in PROPERTIES:
+            if name in sample.properties:
+                properties.add_metric([*sample.labels, name], sample.properties[name])
+        for reason in REASONS:
+            inhibited.add_metric([*sample.labels, reason], reason in sample.inhibited)
+    yield properties
+    yield inhibited
