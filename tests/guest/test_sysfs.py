@@ -12,6 +12,7 @@ PAGE_BYTES = 4096
 DIRECTORY = "/sys/bus/virtio/drivers/vballoon/virtio*/balloon"
 DEBUGFS = "/sys/kernel/debug/vballoon"
 TRACING = "/sys/kernel/tracing"
+METRICS = REPO / "guest/vballoon-metrics"
 ORDERS = [0, 9, 10]
 SETTINGS = ("floor_bytes", "reserve_bytes", "policy")
 WORDS = ("state", "reason", "policy", "negotiated_features", "transfer", "transfer_reason")
@@ -63,7 +64,7 @@ def settle(guest, inflated_bytes):
 @pytest.fixture(scope="module", name="guest")
 def fixture_guest(lab):
     """One guest with every feature QEMU has, for all tests that leave it as it was."""
-    with lab.fresh(balloon_opts=ALL_FEATURES) as guest:
+    with lab.fresh(balloon_opts=ALL_FEATURES, files={"bin/vballoon-metrics": METRICS}) as guest:
         yield guest
         guest.check_clean()
 
@@ -169,6 +170,30 @@ def test_a_guest_without_reporting_says_why_it_is_slow(lab):
         guest.insmod("transfer=range")
         assert f"no transfer=range here, but pfn: {why}" in guest.dmesg()
         guest.check_clean()
+
+
+def test_metrics_are_what_the_files_say(guest):
+    size = 201 * MIB
+    settle(guest, size)
+    guest.check("vballoon-metrics /tmp/vballoon.prom")
+    metrics = dict(line.rsplit(" ", 1) for line in
+                   guest.check("cat /tmp/vballoon.prom").splitlines() if not line.startswith("#"))
+    by_name = {name.partition("{")[0]: number for name, number in metrics.items()}
+    values = read_all(guest)
+    for name, (_, unit) in documented().items():
+        if name in WORDS or name.startswith("held_blocks") or unit == "milliseconds":
+            continue
+        plain, total = f"vballoon_{name}", f"vballoon_{name}_total"
+        assert (plain in by_name) != (total in by_name)
+        # some count on while this looks
+        assert int(by_name.get(plain) or by_name[total]) <= int(values[name]), name
+    assert by_name["vballoon_held_bytes"] == by_name["vballoon_target_bytes"] == str(size)
+    device = guest.check(f"basename {DIRECTORY[:-len('/balloon')]}").strip()
+    for labels in ('state="at-target"', 'feature="free-page-reporting"', 'driver="vballoon"'):
+        name, = (name for name in metrics if f'device="{device}",{labels}' in name)
+        assert metrics[name] == "1"
+    assert sum(int(number) * PAGE_BYTES << int(re.search(r'order="(\d+)"', name)[1])
+               for name, number in metrics.items() if "held_blocks" in name) == size
 
 
 def test_stats_sent_counts(guest):
