@@ -111,6 +111,9 @@ def test_package_hands_the_device_over_and_back(system, debs, tmp_path):
     assert system.drivers() == ["vballoon"]
     assert f"vballoon/{version}, {system.release}" in system.run("dkms", "status")
     assert len(system.modules()) == 1
+    wanted = system.tree.path / "lib/systemd/system/timers.target.wants"
+    assert (wanted / "vballoon-metrics.timer").exists()
+    assert "usage" in system.run("/usr/libexec/vballoon/vballoon-metrics", "--help")
 
     newer = build_debs(copy_repo(tmp_path / "newer", NEXT_VERSION))
     system.install(newer["vballoon-dkms"])
@@ -275,6 +278,9 @@ def test_balloonctl_package(system, debs):
     assert list(system.tree.path.glob("*/systemd/system/balloonctl-balance.service"))
     assert not list(system.tree.path.glob("etc/systemd/system/*/balloonctl-balance.service"))
     assert "_balloonctl" in system.run("cat", "/etc/passwd")
+    assert "listen" in system.run("balloonctl", "export", "--help")
+    assert list(system.tree.path.glob("*/systemd/system/balloonctl-export.service"))
+    assert not list(system.tree.path.glob("etc/systemd/system/*/balloonctl-export.service"))
     system.run("apt-get", "remove", "-q", "-y", "balloonctl")
     assert not (system.tree.path / "usr/share/balloonctl").exists()
 

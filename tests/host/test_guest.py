@@ -6,6 +6,7 @@ import socket
 
 import pytest
 from conftest import MIB
+from prometheus_client.parser import text_string_to_metric_families
 from vbalguest import Guest
 
 RAM_BYTES = 512 * MIB
@@ -123,6 +124,49 @@ def test_host_sees_what_the_kernels_own_driver_negotiated(guest, balloonctl):
     assert (device["state"], device["negotiated"]) == (
         "running", ["stats", "deflate-on-oom", "free-page-reporting"])
     assert codes == {"no-statistics"}
+
+
+def exported(balloonctl, *arguments):
+    """Return name -> {last label: value} of what `export` prints."""
+    result = balloonctl("export", *arguments)
+    assert (result.status, result.err) == (0, "")
+    found = {}
+    for family in text_string_to_metric_families(result.out):
+        for sample in family.samples:
+            last = sample.labels.get("property") or sample.labels.get("reason")
+            found.setdefault(sample.name, {})[last] = sample.value
+    return found
+
+
+def test_export_is_the_guests_own(guest, balloonctl):
+    def export():
+        return exported(balloonctl, "--poll", "1", guest.qmp_socket)
+    with driver(guest):
+        assert balloonctl("set", "300M", "--timeout", "120", guest.qmp_socket).status == 0
+        # from the second report on it knows the size
+        before = export()["balloonctl_guest_statistics_timestamp_seconds"][None]
+        guest.wait_for(lambda: export()["balloonctl_guest_statistics_timestamp_seconds"][None] >
+                       max(before, 1) + 1, 120, "two reports")
+        found, meminfo = export(), guest.meminfo()
+    guest.poll_stats(0)
+    assert found["libvirt_domain_memory_stats_actual_balloon_bytes"] == {None: 300 * MIB}
+    assert found["balloonctl_guest_balloon_bytes"] == {None: RAM_BYTES - 300 * MIB}
+    assert found["libvirt_domain_memory_stats_rss_bytes"][None] > 0
+    for name, own in (("available", "MemTotal"), ("unused", "MemFree"),
+                      ("usable", "MemAvailable")):
+        assert found[f"libvirt_domain_memory_stats_{name}_bytes"][None] == pytest.approx(
+            meminfo[own] * 1024, abs=STEADY_BYTES)
+    assert found["balloonctl_guest_statistics_interval_seconds"] == {None: 1}
+    assert found["balloonctl_guest_running"] == {None: 1}
+    assert found["balloonctl_guest_device_property"] == {
+        "free-page-reporting": 1, "deflate-on-oom": 1}
+    assert found["balloonctl_guest_discards_inhibited"] == {"vfio": 0, "hugetlb": 0, "pinned": 0}
+
+
+def test_export_without_a_driver(guest, balloonctl):
+    found = exported(balloonctl, guest.qmp_socket)
+    assert found["balloonctl_guest_up"] == {None: 1}
+    assert found["balloonctl_guest_statistics_interval_seconds"] == {None: 0}
 
 
 def test_watch_sees_the_guest_move(guest, balloonctl):

@@ -8,6 +8,7 @@ import time
 import pytest
 from conftest import MIB
 from private_libvirt import DomainGuest, Libvirt
+from prometheus_client.parser import text_string_to_metric_families
 
 RAM_KIB = 512 * 1024
 SMALL_KIB = 320 * 1024
@@ -155,6 +156,43 @@ def test_balloonctl_restores_the_period(libvirt, guest, balloonctl):
         result = balloonctl("stats", "--connect", libvirt.uri, guest.name)
         assert result.status == 0, result.err
         assert "<stats period='9'/>" in libvirt.virsh("dumpxml", guest.name)
+    finally:
+        libvirt.virsh("dommemstat", guest.name, "--period", "1", "--live")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_export_tells_the_guests_figures(libvirt, guest, balloonctl, named):
+    setmem(libvirt, guest, SMALL_KIB)
+    fresh_dommemstat(libvirt, guest)
+    words = (f"libvirt:{guest.name}", "libvirt:no-such-domain") if named else ("--all",)
+    result = balloonctl("export", "--connect", libvirt.uri, *words)
+    assert result.status == 0, result.err
+    found = {(sample.name, *sample.labels.values()): sample.value
+             for family in text_string_to_metric_families(result.out)
+             for sample in family.samples}
+    who = (guest.name, f"libvirt:{guest.name}")
+    assert found["balloonctl_libvirt_up",] == 1
+    assert found["balloonctl_guest_up", who[1]] == 1
+    assert found.get(("balloonctl_guest_up", "libvirt:no-such-domain")) == (0 if named else None)
+    assert found["libvirt_domain_memory_stats_actual_balloon_bytes", *who] == SMALL_KIB * 1024
+    assert found["balloonctl_guest_balloon_bytes", *who] == (RAM_KIB - SMALL_KIB) * 1024
+    assert found["balloonctl_guest_statistics_interval_seconds", *who] == 1
+    meminfo = guest.meminfo()
+    for name, own in (("unused", "MemFree"), ("usable", "MemAvailable")):
+        assert found[f"libvirt_domain_memory_stats_{name}_bytes", *who] == pytest.approx(
+            meminfo[own] * 1024, abs=STEADY_KIB * 1024)
+    assert found["balloonctl_guest_device_property", *who, "deflate-on-oom"] == (
+        guest.deflates_on_oom)
+    assert found["balloonctl_guest_device_property", *who, "free-page-reporting"] == 0
+
+
+def test_export_has_statistics_asked_for(libvirt, guest, balloonctl):
+    libvirt.virsh("dommemstat", guest.name, "--period", "9", "--live")
+    try:
+        for arguments, seconds in (((), 9), (("--poll", "3"), 3)):
+            result = balloonctl("export", "--connect", libvirt.uri, guest.name, *arguments)
+            assert (result.status, result.err) == (0, "")
+            assert f"<stats period='{seconds}'/>" in libvirt.virsh("dumpxml", guest.name)
     finally:
         libvirt.virsh("dommemstat", guest.name, "--period", "1", "--live")
 
