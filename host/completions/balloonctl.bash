@@ -25,7 +25,7 @@ _balloonctl() {
 	set) options+=' --timeout --no-wait' ;;
 	stats) options+=' --all --timeout' ;;
 	watch) options+=' --all --set --interval --count' ;;
-	export) options='--guest --connect --all --timeout --textfile --listen --poll --help' ;;
+	export) options='--guest --connect --all --balance --socket --timeout --textfile --listen --poll --help' ;;
 	balance) options='--config --check --socket --proc --json --count --help' ;;
 	esac
 	case $previous in

@@ -15,6 +15,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from balance_process import Balance
 from ballooncontrol.export.arguments import parse_listen
 from ballooncontrol.export.metrics import METRICS
 from conftest import BALLOONCTL, MIB, ROOT
@@ -175,7 +176,9 @@ def test_documented_are_all_and_no_other(balloonctl, tmp_path):
     """The table of docs/metrics.md has each of the host's metrics, and its type."""
     with FakeQemu(tmp_path / "qmp"):
         uri = f"qemu+unix:///system?socket={tmp_path}/none"
-        out = balloonctl("export", "--connect", uri, "libvirt:web", tmp_path / "qmp").out
+        with StandInBalance(tmp_path / "balance"):
+            out = balloonctl("export", "--connect", uri, "libvirt:web", tmp_path / "qmp",
+                             "--balance", "--socket", tmp_path / "balance").out
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", out, re.MULTILINE))
     text = (ROOT / "docs/metrics.md").read_text("utf-8")
     host = text[text.index("## What the host knows"):text.index("## What the guest knows")]
@@ -260,6 +263,92 @@ def test_unreachable_libvirt_is_down(balloonctl, tmp_path):
         found = read(balloonctl("export", "--connect", uri, "libvirt:web", tmp_path / "qmp").out)
     assert found["balloonctl_libvirt_up"] == {(): 0}
     assert found["balloonctl_guest_up"] == {("libvirt:web",): 0, (str(tmp_path / "qmp"),): 1}
+
+
+# The balance
+
+class StandInBalance:
+    """Says one line to whoever connects, as the service does."""
+
+    STATUS = {
+        "host": {"total_bytes": 800, "available_bytes": 300, "margin_bytes": 400,
+                 "state": "short"},
+        "room_bytes": -100, "demand_bytes": 50,
+        "counts": {"gives": 3, "takes": 2, "given_bytes": 30, "taken_bytes": 20},
+        "guests": [{"name": "web", "source": "qmp:/run/web.qmp", "target_bytes": None,
+                    "need_bytes": 7, "minimum_bytes": 5, "maximum_bytes": 9, "trouble": "late"}]}
+
+    def __init__(self, path, line=json.dumps(STATUS)):
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._line = line
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self):
+        self._thread.start()
+
+    def __exit__(self, *_):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(LIMIT_SECONDS)
+        self._listener.close()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                with connection:
+                    connection.sendall(self._line.encode() + b"\n")
+
+
+def test_balance_is_told(balloonctl, tmp_path):
+    with StandInBalance(tmp_path / "status"):
+        result = balloonctl("export", "--balance", "--socket", tmp_path / "status")
+    assert (result.status, result.err) == (0, "")
+    check_by_promtool(result.out)
+    found = {name.removeprefix("balloonctl_balance_"): values
+             for name, values in read(result.out).items()}
+    web = ("web", "/run/web.qmp")
+    assert found["up"] == {(): 1}
+    assert found["host_available_bytes"] == {(): 300}
+    assert found["room_bytes"] == {(): -100}
+    assert found["host_state"] == {("well",): 0, ("short",): 1, ("critical",): 0}
+    assert found["moves_total"] == {("give",): 3, ("take",): 2}
+    assert found["moved_bytes_total"] == {("give",): 30, ("take",): 20}
+    assert found["guest_need_bytes"] == {web: 7}
+    assert found["guest_balanced"] == {web: 0}
+    assert "guest_target_bytes" not in found
+
+
+def test_real_balance_is_told(balloonctl, tmp_path):
+    balance = Balance(tmp_path)
+    with balance.guest("web") as qemu, balance:
+        qemu.stats |= {"stat-disk-caches": 0, "stat-swap-out": 0}
+        balance.wait_known("web")
+        # the balance has the socket, so the export does not
+        found = read(balloonctl("export", "--balance", "--socket", balance.socket).out)
+    assert found["balloonctl_balance_up"] == {(): 1}
+    assert found["balloonctl_balance_host_total_bytes"] == {(): 8 << 30}
+    assert sum(found["balloonctl_balance_host_state"].values()) == 1
+    assert found["balloonctl_balance_guest_maximum_bytes"] == {
+        ("web", f"{tmp_path}/guests/web"): 1024 * MIB}
+
+
+@pytest.mark.parametrize("line, why", [
+    (None, "No such file or directory"), ("{}", "this is no balance"), ("[]", "no balance"),
+    ("no JSON", "this is no balance"), ('{"host": {}, "counts": {}}', "this is no balance")])
+def test_balance_that_does_not_answer_is_down(balloonctl, tmp_path, line, why):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(FakeQemu(tmp_path / "qmp"))
+        if line:
+            stack.enter_context(StandInBalance(tmp_path / "status", line))
+        result = balloonctl("export", "--balance", "--socket", tmp_path / "status",
+                            tmp_path / "qmp")
+    assert result.status == 0
+    assert why in result.err and len(result.err.splitlines()) == 1
+    found = read(result.out)
+    assert found["balloonctl_balance_up"] == {(): 0}
+    assert set(found["balloonctl_guest_up"].values()) == {1}
 
 
 # Wrong usage

@@ -11,6 +11,7 @@ import subprocess
 import time
 
 import pytest
+from balance_process import Balance
 from conftest import BALLOONCTL, MIB, ROOT
 from fake_qemu import BALLOON_PATH, FakeQemu
 from fake_sysfs import FakeSysfs
@@ -155,8 +156,9 @@ class Site:
         self._folder = folder
         self._guests = folder / "guests"
         self._textfiles = folder / "textfiles"
-        for path in (self._guests, self._textfiles):
+        for path in (self._guests, self._textfiles, folder / "balance"):
             path.mkdir()
+        self._balance = Balance(folder / "balance")
         self._sysfs = FakeSysfs(folder / "sys")
         self._stack = contextlib.ExitStack()
         self.prometheus = Prometheus(folder, ("balloonctl", "node"), [RULES])
@@ -168,7 +170,10 @@ class Site:
             self._sysfs.add("virtio3")
             self._sysfs.set("virtio3", target_bytes=MIB, actual_bytes=MIB)
             self._run_guest_script()
-            self._add_export("--poll", "1", f"{self._guests}/*.qmp")
+            self._add_balanced("balanced")
+            self._stack.enter_context(self._balance)
+            self._add_export("--poll", "1", f"{self._guests}/*.qmp",
+                             "--balance", "--socket", str(self._balance.socket))
             self.prometheus.scrape("node", self._stack.enter_context(
                 node_exporter(self._folder, self._textfiles)))
             self._stack.enter_context(self.prometheus)
@@ -184,6 +189,11 @@ class Site:
         qemu.stats["stat-swap-out"] = 0
         qemu.properties[BALLOON_PATH, "free-page-reporting"] = True
         return qemu
+
+    def _add_balanced(self, name, **options):
+        """Add a guest that the balance is connected to."""
+        qemu = self._stack.enter_context(self._balance.guest(name, **options))
+        qemu.stats |= {"stat-disk-caches": 0, "stat-swap-out": 0}
 
     def _add_export(self, *arguments):
         self.prometheus.scrape("balloonctl", self._stack.enter_context(exporting(*arguments)))
@@ -202,7 +212,10 @@ class Site:
         (self._guests / "unasked.qmp").rename(self._guests / "unasked")
         (self._guests / "gone.qmp").touch()
         self._add_export("--connect", f"qemu+unix:///system?socket={self._folder}/none",
-                         "libvirt:any", str(self._guests / "unasked"))
+                         "libvirt:any", str(self._guests / "unasked"), "--balance",
+                         "--socket", str(self._folder / "none"))
+        self._add_balanced("mute", driver=False)
+        self._balance.set_host(8 << 30, 1 << 20)
         for name in ("virtio4", "virtio5"):
             self._sysfs.add(name)
         self._sysfs.add("virtio6", "virtio_balloon")

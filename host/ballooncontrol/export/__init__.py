@@ -4,6 +4,7 @@
     sample    what is known of one guest          (pure)
     sockets   guests behind QMP sockets           (the balance's link and eyes)
     domains   guests of libvirt
+    balance   what the balance tells
     look      all guests at once, in bounded time
     metrics   names and meanings                  (a look in, prometheus_client's families out)
     server    the HTTP endpoint

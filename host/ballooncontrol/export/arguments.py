@@ -19,6 +19,10 @@ def add_export_arguments(parser):
                        help="serve http://ADDRESS:PORT/metrics until SIGTERM")
     parser.add_argument("--all", action="store_true",
                         help="every running libvirt domain, as they come and go")
+    parser.add_argument("--balance", action="store_true",
+                        help="what the service balloonctl-balance does, too")
+    parser.add_argument("--socket", metavar="PATH", type=Path,
+                        help="where that service tells its status (/run/balloonctl/balance.sock)")
     parser.add_argument("--poll", type=whole_seconds, metavar="SECONDS",
                         help="have QEMU ask the guests for statistics at least so often")
 

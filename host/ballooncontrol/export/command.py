@@ -19,8 +19,8 @@ from prometheus_client import CollectorRegistry, generate_latest, write_to_textf
 
 def run(options):
     """Run it; return the exit status."""
-    if not options.guests and not options.all:
-        raise UsageError("no guest named: give QMP sockets, libvirt domains or --all")
+    if not (options.guests or options.all or options.balance):
+        raise UsageError("no guest named: give QMP sockets, libvirt domains, --all or --balance")
     place = parse_listen(options.listen) if options.listen else None
     registry = CollectorRegistry()
     registry.register(Exporter(Guests(options)))
@@ -78,11 +78,15 @@ class Exporter:
 
     def _tell(self, look):
         """Say once why a guest does not answer, and once that it does again."""
-        silent = {found.guest: found.why for found in look.found if isinstance(found, Silence)}
-        for guest, why in silent.items():
-            if guest not in self._silent:
-                complain(f"{guest}: {why}")
-        for found in look.found:
-            if found.guest in self._silent and found.guest not in silent:
-                complain(f"{found.guest} answers again")
+        silent = {found.guest: f"{found.guest}: {found.why}" for found in look.found
+                  if isinstance(found, Silence)}
+        if look.balance_trouble:
+            silent["the balance"] = look.balance_trouble
+        for who, why in silent.items():
+            if who not in self._silent:
+                complain(why)
+        there = {found.guest for found in look.found} | {"the balance"}
+        for who in self._silent:
+            if who in there and who not in silent:
+                complain(f"{who} answers again")
         self._silent = silent

@@ -6,19 +6,26 @@ import os
 import time
 from dataclasses import dataclass
 
+from ..balance.service import socket_path
 from ..errors import BalloonError
 from ..guests import LIBVIRT_PREFIX
+from .balance import look_at_balance
 from .sample import Silence
 from .sockets import expand, look_at_all
 
 
 @dataclass(frozen=True)
 class Look:
-    """What was found: Samples and Silences; libvirt_up is None if nobody asked libvirt."""
+    """What was found: Samples and Silences; libvirt_up is None if nobody asked libvirt.
+
+    balance is the status of the service, balance_trouble why there is none.
+    """
 
     found: list
     libvirt_up: bool | None
     seconds: float
+    balance: dict | None = None
+    balance_trouble: str | None = None
 
 
 class Guests:
@@ -29,6 +36,7 @@ class Guests:
         self._all_domains = options.all
         self._poll_s = options.poll
         self._timeout_s = options.timeout
+        self._balance_path = (options.socket or socket_path()) if options.balance else None
         self._domains = None
         if self._all_domains or any(not is_path(target) for target in self._targets):
             # only whoever has domains needs libvirt's binding
@@ -38,15 +46,21 @@ class Guests:
     def look(self):
         """Look at all of them."""
         started = time.monotonic()
-        found, libvirt_up = asyncio.run(self._look())
-        return Look(found, libvirt_up, time.monotonic() - started)
+        found, libvirt_up, balance = asyncio.run(self._look())
+        return Look(found, libvirt_up, time.monotonic() - started, *balance)
 
     async def _look(self):
         paths = dict.fromkeys(path for target in self._targets if is_path(target)
                               for path in expand(target))
-        sockets, (domains, libvirt_up) = await asyncio.gather(
-            look_at_all(paths, self._poll_s, self._timeout_s), self._look_at_domains())
-        return sockets + domains, libvirt_up
+        sockets, (domains, libvirt_up), balance = await asyncio.gather(
+            look_at_all(paths, self._poll_s, self._timeout_s), self._look_at_domains(),
+            self._look_at_balance())
+        return sockets + domains, libvirt_up, balance
+
+    async def _look_at_balance(self):
+        if self._balance_path is None:
+            return None, None
+        return await look_at_balance(self._balance_path, self._timeout_s)
 
     async def _look_at_domains(self):
         """Return Samples and Silences, and whether libvirt answered."""

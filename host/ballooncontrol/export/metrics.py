@@ -99,6 +99,40 @@ METRICS = (
            lambda s: s.statistics.last_update_unix_s),
 )
 
+# what the balance tells of the host
+BALANCE_METRICS = (
+    Metric("balloonctl_balance_host_total_bytes",
+           "What guests and margin may have of the host.", lambda b: b["host"]["total_bytes"]),
+    Metric("balloonctl_balance_host_available_bytes",
+           "What the host has available of it.", lambda b: b["host"]["available_bytes"]),
+    Metric("balloonctl_balance_host_margin_bytes",
+           "What shall stay available.", lambda b: b["host"]["margin_bytes"]),
+    Metric("balloonctl_balance_room_bytes",
+           "What is left of it beside all claims; below 0 if it lacks.",
+           lambda b: b["room_bytes"]),
+    Metric("balloonctl_balance_demand_bytes",
+           "What the guests are short of.", lambda b: b["demand_bytes"]),
+)
+# and of each guest
+BALANCE_GUEST_METRICS = (
+    Metric("balloonctl_balance_guest_target_bytes",
+           "The size that the balance asked for last.", lambda g: g["target_bytes"]),
+    Metric("balloonctl_balance_guest_need_bytes",
+           "The size that the guest needs.", lambda g: g["need_bytes"]),
+    Metric("balloonctl_balance_guest_minimum_bytes",
+           "The least that it is asked to have.", lambda g: g["minimum_bytes"]),
+    Metric("balloonctl_balance_guest_maximum_bytes",
+           "The most that it gets.", lambda g: g["maximum_bytes"]),
+    Metric("balloonctl_balance_guest_balanced",
+           "0 if it keeps its size because it cannot be asked or does not follow.",
+           lambda g: not g["trouble"]),
+)
+BALANCE_UP = ("balloonctl_balance_up", "1 if the balance answered this time, 0 if not.")
+HOST_STATE = ("balloonctl_balance_host_state", "1 for the state of the host, 0 for the others.")
+HOST_STATES = ("well", "short", "critical")
+MOVES = ("balloonctl_balance_moves_total", "Moves of memory since the balance began.")
+MOVED = ("balloonctl_balance_moved_bytes_total", "What they moved.")
+
 PROPERTY = ("balloonctl_guest_device_property",
             "1 if this property of the balloon device is on, 0 if it is off.")
 INHIBITED = ("balloonctl_guest_discards_inhibited",
@@ -126,6 +160,10 @@ def families(look):
     yield from device_families(samples)
     if look.libvirt_up is not None:
         yield GaugeMetricFamily(*LIBVIRT_UP, value=look.libvirt_up)
+    if look.balance or look.balance_trouble:
+        yield GaugeMetricFamily(*BALANCE_UP, value=look.balance is not None)
+    if look.balance:
+        yield from balance_families(look.balance)
     yield GaugeMetricFamily(*DURATION, value=look.seconds)
 
 
@@ -141,3 +179,26 @@ def device_families(samples):
             inhibited.add_metric([*sample.labels, reason], reason in sample.inhibited)
     yield properties
     yield inhibited
+
+
+def balance_families(status):
+    """Yield what the balance tells."""
+    for metric in BALANCE_METRICS:
+        yield GaugeMetricFamily(metric.name, metric.help, value=metric.value(status))
+    state = GaugeMetricFamily(*HOST_STATE, labels=["state"])
+    for word in dict.fromkeys((*HOST_STATES, status["host"]["state"])):
+        state.add_metric([word], word == status["host"]["state"])
+    yield state
+    moves = CounterMetricFamily(*MOVES, labels=["kind"])
+    moved = CounterMetricFamily(*MOVED, labels=["kind"])
+    for kind, nr, nr_bytes in (("give", "gives", "given_bytes"), ("take", "takes", "taken_bytes")):
+        moves.add_metric([kind], status["counts"][nr])
+        moved.add_metric([kind], status["counts"][nr_bytes])
+    yield moves
+    yield moved
+    for metric in BALANCE_GUEST_METRICS:
+        family = GaugeMetricFamily(metric.name, metric.help, labels=LABELS)
+        for guest in status["guests"]:
+            if metric.value(guest) is not None:
+                family.add_metric([guest["name"], guest["guest"]], metric.value(guest))
+        yield family
