@@ -25,6 +25,8 @@ from prometheus_client.openmetrics.parser import \
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 LIMIT_SECONDS = 60
+# a busy machine makes no guest look dead
+PATIENT = ("--timeout", str(LIMIT_SECONDS))
 NO_BALLOON = {"return": [{"name": "type", "type": "string"}]}
 NOT_ACTIVE = {"error": {"class": "DeviceNotActive", "desc": "No balloon device"}}
 NO_REPORT = {"error": {"class": "GenericError", "desc": "guest hasn't updated any stats yet"}}
@@ -51,7 +53,7 @@ def check_by_promtool(text):
 @contextlib.contextmanager
 def listening(*arguments):
     """Run `export --listen` at a free port; gives the process and its URL."""
-    process = subprocess.Popen([BALLOONCTL, "export", "--listen", "127.0.0.1:0",
+    process = subprocess.Popen([BALLOONCTL, "export", *PATIENT, "--listen", "127.0.0.1:0",
                                 *map(str, arguments)], stderr=subprocess.PIPE, text=True)
     try:
         line = process.stderr.readline()
@@ -80,7 +82,7 @@ def test_figures_are_the_guests(balloonctl, tmp_path):
         qemu.actual_bytes = 640 * MIB
         qemu.stats["stat-oom-kills"] = 2
         qemu.properties[BALLOON_PATH, "free-page-reporting"] = True
-        result = balloonctl("export", path)
+        result = balloonctl("export", *PATIENT, path)
     assert (result.status, result.err) == (0, "")
     check_by_promtool(result.out)
     found = read(result.out)
@@ -113,7 +115,7 @@ def test_figures_are_the_guests(balloonctl, tmp_path):
 def test_every_metric_has_help_and_type(balloonctl, tmp_path):
     with FakeQemu(tmp_path / "qmp"):
         families = {family.name: family for family in
-                    parse_text(balloonctl("export", tmp_path / "qmp").out)}
+                    parse_text(balloonctl("export", *PATIENT, tmp_path / "qmp").out)}
     for metric in METRICS:
         family = families[metric.name.removesuffix("_total")]
         assert family.documentation == metric.help
@@ -131,7 +133,7 @@ class SilentAboutStatistics(FakeQemu):
 
 def test_guest_that_never_reported(balloonctl, tmp_path):
     with SilentAboutStatistics(tmp_path / "qmp"):
-        found = read(balloonctl("export", tmp_path / "qmp").out)
+        found = read(balloonctl("export", *PATIENT, tmp_path / "qmp").out)
     assert set(found["balloonctl_guest_up"].values()) == {1}
     assert set(found["balloonctl_guest_statistics_timestamp_seconds"].values()) == {0}
     assert "libvirt_domain_memory_stats_unused_bytes" not in found
@@ -140,7 +142,7 @@ def test_guest_that_never_reported(balloonctl, tmp_path):
 def test_paused_guest_does_not_run(balloonctl, tmp_path):
     with FakeQemu(tmp_path / "qmp") as qemu:
         qemu.status = "paused"
-        found = read(balloonctl("export", tmp_path / "qmp").out)
+        found = read(balloonctl("export", *PATIENT, tmp_path / "qmp").out)
     assert set(found["balloonctl_guest_running"].values()) == {0}
 
 
@@ -148,7 +150,7 @@ def test_paused_guest_does_not_run(balloonctl, tmp_path):
 def test_discards_inhibited_by_vfio(balloonctl, tmp_path, devices, inhibited):
     with FakeQemu(tmp_path / "qmp") as qemu:
         qemu.devices = devices
-        found = read(balloonctl("export", tmp_path / "qmp").out)
+        found = read(balloonctl("export", *PATIENT, tmp_path / "qmp").out)
     by_reason = {labels[-1]: value for labels, value in
                  found["balloonctl_guest_discards_inhibited"].items()}
     assert by_reason == {"vfio": inhibited, "hugetlb": 0, "pinned": 0}
@@ -157,7 +159,7 @@ def test_discards_inhibited_by_vfio(balloonctl, tmp_path, devices, inhibited):
 def test_plugged_virtio_mem_is_no_balloon(balloonctl, tmp_path):
     with FakeQemu(tmp_path / "qmp") as qemu:
         qemu.memory_devices = [{"type": "virtio-mem", "data": {"size": 512 * MIB}}]
-        found = read(balloonctl("export", tmp_path / "qmp").out)
+        found = read(balloonctl("export", *PATIENT, tmp_path / "qmp").out)
     assert set(found["balloonctl_guest_balloon_bytes"].values()) == {0}
     assert set(found["libvirt_domain_info_maximum_memory_bytes"].values()) == {1536 * MIB}
 
@@ -167,7 +169,7 @@ def test_plugged_virtio_mem_is_no_balloon(balloonctl, tmp_path):
     (2, ("--poll", 5), 2, [])])
 def test_polling_changes_on_request_only(balloonctl, tmp_path, before_s, arguments, after_s, log):
     with FakeQemu(tmp_path / "qmp", polling_s=before_s) as qemu:
-        found = read(balloonctl("export", *arguments, tmp_path / "qmp").out)
+        found = read(balloonctl("export", *PATIENT, *arguments, tmp_path / "qmp").out)
     assert set(found["balloonctl_guest_statistics_interval_seconds"].values()) == {after_s}
     assert (qemu.polling_s, qemu.polling_log) == (after_s, log)
 
@@ -177,7 +179,7 @@ def test_documented_are_all_and_no_other(balloonctl, tmp_path):
     with FakeQemu(tmp_path / "qmp"):
         uri = f"qemu+unix:///system?socket={tmp_path}/none"
         with StandInBalance(tmp_path / "balance"):
-            out = balloonctl("export", "--connect", uri, "libvirt:web", tmp_path / "qmp",
+            out = balloonctl("export", *PATIENT, "--connect", uri, "libvirt:web", tmp_path / "qmp",
                              "--balance", "--socket", tmp_path / "balance").out
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", out, re.MULTILINE))
     text = (ROOT / "docs/metrics.md").read_text("utf-8")
@@ -198,7 +200,7 @@ def test_documented_are_all_and_no_other(balloonctl, tmp_path):
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_one_bad_guest_leaves_the_others_alone(balloonctl, tmp_path, options, why):
     with FakeQemu(tmp_path / "good"), FakeQemu(tmp_path / "bad", **options):
-        result = balloonctl("export", tmp_path / "bad", tmp_path / "good")
+        result = balloonctl("export", *PATIENT, tmp_path / "bad", tmp_path / "good")
     assert result.status == 0
     assert result.err.startswith(f"balloonctl: {tmp_path}/bad: ") and why in result.err
     check_by_promtool(result.out)
@@ -212,9 +214,9 @@ def test_silent_guest_is_given_up(balloonctl, tmp_path):
     with socket.socket(socket.AF_UNIX) as listener, FakeQemu(tmp_path / "good"):
         listener.bind(str(tmp_path / "silent"))
         listener.listen()
-        result = balloonctl("export", "--timeout", "2", tmp_path / "silent", tmp_path / "good")
+        result = balloonctl("export", "--timeout", "10", tmp_path / "silent", tmp_path / "good")
     assert result.status == 0
-    assert "silent: does not answer within 2 s" in result.err
+    assert "silent: does not answer within 10 s" in result.err
     assert read(result.out)["balloonctl_guest_up"] == {
         (str(tmp_path / "good"),): 1, (str(tmp_path / "silent"),): 0}
 
@@ -236,7 +238,7 @@ def test_all_are_asked_at_once(balloonctl, tmp_path):
             listener.settimeout(LIMIT_SECONDS)
             listener.listen()
             pool.submit(serve, listener)
-        result = balloonctl("export", "--timeout", LIMIT_SECONDS, f"{tmp_path}/*.qmp")
+        result = balloonctl("export", *PATIENT, f"{tmp_path}/*.qmp")
     lines = result.err.splitlines()
     assert len(lines) == count
     assert all("QEMU closed the connection" in line for line in lines)
@@ -244,7 +246,7 @@ def test_all_are_asked_at_once(balloonctl, tmp_path):
 
 def test_missing_and_foreign_sockets(balloonctl, tmp_path):
     (tmp_path / "file").write_text("no socket")
-    result = balloonctl("export", tmp_path / "none", tmp_path / "file")
+    result = balloonctl("export", *PATIENT, tmp_path / "none", tmp_path / "file")
     assert result.status == 0
     assert set(read(result.out)["balloonctl_guest_up"].values()) == {0}
     assert len(result.err.splitlines()) == 2
@@ -252,7 +254,7 @@ def test_missing_and_foreign_sockets(balloonctl, tmp_path):
 
 def test_same_guest_named_twice_is_one(balloonctl, tmp_path):
     with FakeQemu(tmp_path / "qmp"):
-        found = read(balloonctl("export", tmp_path / "qmp", f"{tmp_path}/*", "--guest",
+        found = read(balloonctl("export", *PATIENT, tmp_path / "qmp", f"{tmp_path}/*", "--guest",
                                 tmp_path / "qmp").out)
     assert len(found["balloonctl_guest_up"]) == 1
 
@@ -260,7 +262,8 @@ def test_same_guest_named_twice_is_one(balloonctl, tmp_path):
 def test_unreachable_libvirt_is_down(balloonctl, tmp_path):
     uri = f"qemu+unix:///system?socket={tmp_path}/none"
     with FakeQemu(tmp_path / "qmp"):
-        found = read(balloonctl("export", "--connect", uri, "libvirt:web", tmp_path / "qmp").out)
+        found = read(balloonctl("export", *PATIENT, "--connect", uri,
+                                "libvirt:web", tmp_path / "qmp").out)
     assert found["balloonctl_libvirt_up"] == {(): 0}
     assert found["balloonctl_guest_up"] == {("libvirt:web",): 0, (str(tmp_path / "qmp"),): 1}
 
@@ -303,7 +306,7 @@ class StandInBalance:
 
 def test_balance_is_told(balloonctl, tmp_path):
     with StandInBalance(tmp_path / "status"):
-        result = balloonctl("export", "--balance", "--socket", tmp_path / "status")
+        result = balloonctl("export", *PATIENT, "--balance", "--socket", tmp_path / "status")
     assert (result.status, result.err) == (0, "")
     check_by_promtool(result.out)
     found = {name.removeprefix("balloonctl_balance_"): values
@@ -326,7 +329,7 @@ def test_real_balance_is_told(balloonctl, tmp_path):
         qemu.stats |= {"stat-disk-caches": 0, "stat-swap-out": 0}
         balance.wait_known("web")
         # the balance has the socket, so the export does not
-        found = read(balloonctl("export", "--balance", "--socket", balance.socket).out)
+        found = read(balloonctl("export", *PATIENT, "--balance", "--socket", balance.socket).out)
     assert found["balloonctl_balance_up"] == {(): 1}
     assert found["balloonctl_balance_host_total_bytes"] == {(): 8 << 30}
     assert sum(found["balloonctl_balance_host_state"].values()) == 1
@@ -342,7 +345,7 @@ def test_balance_that_does_not_answer_is_down(balloonctl, tmp_path, line, why):
         stack.enter_context(FakeQemu(tmp_path / "qmp"))
         if line:
             stack.enter_context(StandInBalance(tmp_path / "status", line))
-        result = balloonctl("export", "--balance", "--socket", tmp_path / "status",
+        result = balloonctl("export", *PATIENT, "--balance", "--socket", tmp_path / "status",
                             tmp_path / "qmp")
     assert result.status == 0
     assert why in result.err and len(result.err.splitlines()) == 1
@@ -390,7 +393,7 @@ def test_textfile_is_replaced(balloonctl, tmp_path):
     file = tmp_path / "balloon.prom"
     file.write_text("old")
     with FakeQemu(tmp_path / "qmp"), open(file, encoding="ascii") as old:
-        result = balloonctl("export", "--textfile", file, tmp_path / "qmp")
+        result = balloonctl("export", *PATIENT, "--textfile", file, tmp_path / "qmp")
         # whoever had it open reads on as before
         assert old.read() == "old"
     assert (result.status, result.out, result.err) == (0, "", "")
@@ -485,19 +488,16 @@ def test_silence_is_told_once(tmp_path):
 # Many
 
 def test_a_fleet_with_odd_guests(tmp_path):
-    process = subprocess.Popen(["/usr/bin/python3", BALLOONCTL.parents[1] /
-                                "tests/lib/fake_fleet.py", tmp_path, "120", "--odd", "0.1"],
-                               stdout=subprocess.PIPE, text=True)
+    """Answers that come late, in pieces, or are refusals are answers all the same."""
+    process = subprocess.Popen(["/usr/bin/python3", ROOT / "tests/lib/fake_fleet.py", tmp_path,
+                                "120", "--odd", "0.05"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "ready\n"
-        with listening(f"{tmp_path}/*.qmp", "--poll", "1", "--timeout", "3") as export:
+        with listening(f"{tmp_path}/*.qmp", "--poll", "1") as export:
             for _ in range(2):
                 started = time.time()
                 found = read(fetch(export.url))
-                up = found["balloonctl_guest_up"]
-                assert len(up) == 120
-                # the twelve odd ones may answer or not
-                assert sum(up.values()) >= 108
+                assert list(found["balloonctl_guest_up"].values()) == [1] * 120
                 newest = max(found["balloonctl_guest_statistics_timestamp_seconds"].values())
                 assert newest >= int(started)
         process.terminate()

@@ -128,7 +128,7 @@ def test_host_sees_what_the_kernels_own_driver_negotiated(guest, balloonctl):
 
 def exported(balloonctl, *arguments):
     """Return name -> {last label: value} of what `export` prints."""
-    result = balloonctl("export", *arguments)
+    result = balloonctl("export", "--timeout", "60", *arguments)
     assert (result.status, result.err) == (0, "")
     found = {}
     for family in text_string_to_metric_families(result.out):

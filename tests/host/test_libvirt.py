@@ -165,7 +165,7 @@ def test_export_tells_the_guests_figures(libvirt, guest, balloonctl, named):
     setmem(libvirt, guest, SMALL_KIB)
     fresh_dommemstat(libvirt, guest)
     words = (f"libvirt:{guest.name}", "libvirt:no-such-domain") if named else ("--all",)
-    result = balloonctl("export", "--connect", libvirt.uri, *words)
+    result = balloonctl("export", "--timeout", "60", "--connect", libvirt.uri, *words)
     assert result.status == 0, result.err
     found = {(sample.name, *sample.labels.values()): sample.value
              for family in text_string_to_metric_families(result.out)
@@ -190,7 +190,8 @@ def test_export_has_statistics_asked_for(libvirt, guest, balloonctl):
     libvirt.virsh("dommemstat", guest.name, "--period", "9", "--live")
     try:
         for arguments, seconds in (((), 9), (("--poll", "3"), 3)):
-            result = balloonctl("export", "--connect", libvirt.uri, guest.name, *arguments)
+            result = balloonctl("export", "--timeout", "60", "--connect", libvirt.uri,
+                                guest.name, *arguments)
             assert (result.status, result.err) == (0, "")
             assert f"<stats period='{seconds}'/>" in libvirt.virsh("dumpxml", guest.name)
     finally:
