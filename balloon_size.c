@@ -883,6 +883,9 @@ void vbal_size_give_back(struct vbal_size *size)
 			schedule_timeout_idle(1);
 			ret = vbal_wire_drain(size->wire, VBAL_VQ_DEFLATE);
 			vbal_oom_finish(size);
+			/* What it has left cannot be sent any more. */
+			if (!vbal_wire_usable(size->wire, VBAL_VQ_DEFLATE))
+				ret = -EIO;
 		}
 		if (ret > 0)
 			ret = size->busy_pages ? vbal_collect_all(size) : 0;

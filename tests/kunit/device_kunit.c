@@ -563,6 +563,23 @@ static void oom_waits_for_who_picks_pages(struct kunit *test)
 	KUNIT_EXPECT_GT(test, oom_end(&task), 0UL);
 }
 
+/* The device breaks, and is unplugged before anybody else has noticed. */
+static void oom_step_that_cannot_be_sent_holds_nobody_up(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN | F(DEFLATE_ON_OOM));
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_size *size = &vb->size;
+
+	test_resize_to(test, FRAMES_2M);
+	cancel_delayed_work_sync(&size->work);
+	virtio_break_device(&h->vdev);
+	mutex_lock(&size->oom_lock);
+	KUNIT_EXPECT_EQ(test, vbal_oom_deflate(size, FRAMES_2M, jiffies), 0UL);
+	mutex_unlock(&size->oom_lock);
+	KUNIT_EXPECT_TRUE(test, size->oom_unsent);
+	test_unplug(test);
+}
+
 /* A page that compaction has moved in is the host's only once it says so. */
 static void oom_waits_for_a_page_that_moves(struct kunit *test)
 {
@@ -662,6 +679,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(oom_leaves_what_is_on_its_way),
 	KUNIT_CASE(oom_by_pfn_tells_the_host),
 	KUNIT_CASE(oom_with_must_tell_host_and_silence),
+	KUNIT_CASE(oom_step_that_cannot_be_sent_holds_nobody_up),
 	KUNIT_CASE(oom_waits_for_who_picks_pages),
 	KUNIT_CASE(oom_waits_for_a_page_that_moves),
 	KUNIT_CASE(oom_waits_for_the_last_step),
