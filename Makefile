@@ -6,7 +6,11 @@ KVER	?= $(shell scripts/kernel-headers)
 KDIR	?= /lib/modules/$(KVER)/build
 K	?=
 FILTER	?=
-export K FILTER VERSION
+SEED	?=
+STEPS	?=
+KEEP	?=
+KERNEL	?=
+export K FILTER SEED STEPS KEEP KERNEL VERSION
 
 .DEFAULT_GOAL := all
 
@@ -34,7 +38,7 @@ demo-overcommit: ## Three guests share less memory than they believe they have
 	scripts/setup guest host
 	scripts/demo-overcommit
 
-.PHONY: test guest-test guest-test-debug kunit host-test check coverage matrix fresh
+.PHONY: test guest-test guest-test-debug kunit simulate host-test check coverage matrix fresh
 test: ## Run all tests; ends with 'N passed, N failed, N skipped'
 	scripts/setup guest package kunit check host
 	tests/run/test
@@ -50,6 +54,10 @@ guest-test-debug: ## The same guests on the KASAN and lockdep kernel (K=pattern 
 kunit: ## Unit tests in the debug kernel (FILTER=pattern selects)
 	scripts/setup kunit
 	tests/run/kunit
+
+simulate: ## The driver between a host and a guest that do anything (STEPS=, SEED= replays)
+	scripts/setup kunit
+	tests/run/simulate
 
 host-test: ## Tests of balloonctl and libvirt (K=pattern selects)
 	scripts/setup guest host

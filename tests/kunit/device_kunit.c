@@ -418,32 +418,13 @@ static void migration_case_desc(const struct migration_case *c, char *desc)
 
 KUNIT_ARRAY_PARAM(migration, migration_cases, migration_case_desc);
 
-/* As compaction does it: isolate, lock both, exchange, let go of the old one. */
-static int exchange_page(struct vbal_dev *vb, struct page *page,
-			 struct page *newpage)
-{
-	int ret;
-
-	get_page(page);
-	lock_page(page);
-	lock_page(newpage);
-	balloon_mops.isolate_page(page, 0);
-	ret = balloon_mops.migrate_page(newpage, page, MIGRATE_SYNC);
-	if (ret)
-		balloon_mops.putback_page(page);
-	unlock_page(newpage);
-	unlock_page(page);
-	put_page(page);
-	return ret;
-}
-
 static int exchange(struct vbal_dev *vb, enum vbal_mode mode,
 		    struct page *newpage)
 {
 	struct balloon_dev_info *bdi = &vb->size.pages.bag[mode].singles;
 
-	return exchange_page(
-		vb, list_first_entry(&bdi->pages, struct page, lru), newpage);
+	return test_exchange_page(
+		list_first_entry(&bdi->pages, struct page, lru), newpage);
 }
 
 static void migration_exchanges_a_page(struct kunit *test)
@@ -484,9 +465,9 @@ static void migration_waits_for_a_page_that_moved_in(struct kunit *test)
 	test_resize_to(test, 15);
 	fake_host_silence(h);
 	KUNIT_EXPECT_EQ(test, exchange(vb, c->mode, first), 0);
-	KUNIT_EXPECT_EQ(test, exchange_page(vb, first, second), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, test_exchange_page(first, second), -EAGAIN);
 	fake_host_speak(h);
-	KUNIT_EXPECT_TRUE(test, fake_wait(!exchange_page(vb, first, second)));
+	KUNIT_EXPECT_TRUE(test, fake_wait(!test_exchange_page(first, second)));
 	put_page(first);
 	put_page(second);
 	test_resize_to(test, 0);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "device_test.h"
 
+#include <linux/migrate.h>
 #include <linux/mm.h>
 #include <linux/slab.h>
 #include <linux/sched.h>
@@ -86,19 +87,26 @@ static void audit_bag(struct vbal_bag *bag, enum books_owner owner)
 	spin_unlock(&bag->singles.pages_lock);
 }
 
-/* Do the driver's lists and the host's books name the same frames? */
-static bool books_agree(struct vbal_dev *vb)
+/* Has the host, by its books, each frame that is on the driver's lists? */
+bool test_books_have_held(struct vbal_dev *vb)
 {
 	struct vbal_pages *vp = &vb->size.pages;
 
-	if (vbal_pages_to_frames(vbal_pages_held(vp)) != test_books_frames())
-		return false;
 	fake_books_audit_begin();
 	spin_lock_irq(&vp->lock);
 	audit_bag(&vp->bag[VBAL_MODE_PFN], BOOKS_PFN);
 	audit_bag(&vp->bag[VBAL_MODE_RANGE], BOOKS_RANGE);
 	spin_unlock_irq(&vp->lock);
-	return fake_books_audit_end();
+	return !fake_books_audit_differs();
+}
+
+/* Do the driver's lists and the host's books name the same frames? */
+bool test_books_agree(struct vbal_dev *vb)
+{
+	unsigned long held = vbal_pages_held(&vb->size.pages);
+
+	return vbal_pages_to_frames(held) == test_books_frames() &&
+	       test_books_have_held(vb) && fake_books_audit_is_complete();
 }
 
 /* What the host took for free was free: the kernel's own reports say as much. */
@@ -113,7 +121,7 @@ void test_expect_books(struct kunit *test)
 {
 	struct device_test *t = test->priv;
 	struct vbal_dev *vb = vbal_dev_of(&t->h->vdev);
-	bool agree = fake_wait(books_agree(vb));
+	bool agree = fake_wait(test_books_agree(vb));
 
 	KUNIT_EXPECT_TRUE_MSG(test, agree, "held: %lu; by the books %lu, %lu",
 			      vbal_pages_held(&vb->size.pages),
@@ -295,4 +303,22 @@ unsigned long test_pages_in_blocks(void)
 	for (order = VBAL_BLOCK_ORDER; order <= VBAL_MAX_ORDER; order++)
 		nr_pages += vbal_reclaim_pieces(order);
 	return nr_pages;
+}
+
+/* As compaction does it: isolate, lock both, exchange, let go of the old one. */
+int test_exchange_page(struct page *page, struct page *newpage)
+{
+	int ret;
+
+	get_page(page);
+	lock_page(page);
+	lock_page(newpage);
+	balloon_mops.isolate_page(page, 0);
+	ret = balloon_mops.migrate_page(newpage, page, MIGRATE_SYNC);
+	if (ret)
+		balloon_mops.putback_page(page);
+	unlock_page(newpage);
+	unlock_page(page);
+	put_page(page);
+	return ret;
 }

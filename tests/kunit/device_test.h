@@ -68,6 +68,9 @@ void test_expect_actual(struct kunit *test, u32 nr_frames);
 void test_resize_to(struct kunit *test, u32 nr_frames);
 unsigned long test_range_pages(struct vbal_dev *vb);
 void test_expect_books(struct kunit *test);
+bool test_books_have_held(struct vbal_dev *vb);
+bool test_books_agree(struct vbal_dev *vb);
+int test_exchange_page(struct page *page, struct page *newpage);
 void test_expect_no_leak(struct kunit *test, unsigned long own_before);
 bool test_sleeps(struct vbal_vq *q);
 

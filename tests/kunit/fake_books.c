@@ -422,9 +422,13 @@ void fake_books_audit(struct page *page, unsigned int order,
 	raw_spin_unlock_irqrestore(&books.lock, flags);
 }
 
-bool fake_books_audit_end(void)
+bool fake_books_audit_differs(void)
 {
-	return !books.audit_differs &&
-	       books.nr_audited == fake_books_count(BOOKS_PFN) +
-					   fake_books_count(BOOKS_RANGE);
+	return books.audit_differs;
+}
+
+bool fake_books_audit_is_complete(void)
+{
+	return books.nr_audited ==
+	       fake_books_count(BOOKS_PFN) + fake_books_count(BOOKS_RANGE);
 }

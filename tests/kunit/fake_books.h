@@ -48,6 +48,7 @@ unsigned int fake_books_errors(const char **first, unsigned long *frame);
 void fake_books_audit_begin(void);
 void fake_books_audit(struct page *page, unsigned int order,
 		      enum books_owner owner);
-bool fake_books_audit_end(void);
+bool fake_books_audit_differs(void);
+bool fake_books_audit_is_complete(void);
 
 #endif /* _VBALLOON_FAKE_BOOKS_H */

@@ -17,7 +17,8 @@ CACHE = Path(os.environ.get("VBALLOON_CACHE", "/var/cache/vballoon"))
 TESTS = REPO / "tests/kunit"
 LIMIT_SECONDS = 1500
 # Suites with a file of their own; the others are in device_kunit.c.
-FILE_SUITES = ("guard", "pages", "files", "faults", "life")
+FILE_SUITES = ("guard", "pages", "files", "faults", "life", "simulate",
+               "property")
 # Suites in guests of their own, with options for the kernel: hostile takes half of the time, most
 # of it with hosts that are silent; poison is about freed pages that the kernel poisons.
 OWN_GUEST = {"hostile": "", "life": "", "poison": "page_poison=1"}
@@ -96,10 +97,13 @@ def test_kernel(flavour):
     return Path(result.stdout.strip())
 
 
-def build(kernel_build, part, make_options=()):
-    """Build the module in a private copy of the sources; return its path."""
+def build(kernel_build, part, make_options=(), room=None):
+    """Build the module in a private copy of the sources; return its path.
+
+    room names the copy, for who builds beside the suites.
+    """
     # two clones may build at once, and each wants its own sources
-    tree = CACHE / f"kunit-{hash_of([REPO, owner(part), kernel_build.name])}"
+    tree = CACHE / f"kunit-{hash_of([REPO, room or owner(part), kernel_build.name])}"
     for source in [REPO / "Kbuild", REPO / "VERSION", *REPO.glob("balloon_*.c"),
                    *REPO.glob("include/*.h"), *TESTS.glob("*.[ch]")]:
         target = tree / source.relative_to(REPO)
