@@ -584,7 +584,8 @@ static void fake_walk_queue(struct fake_host *h, enum fake_queue kind)
 	struct vring vring;
 	u16 old;
 
-	if (!q->vq || !(h->status & VIRTIO_CONFIG_S_DRIVER_OK))
+	if (!q->vq || READ_ONCE(h->gone) ||
+	    !(h->status & VIRTIO_CONFIG_S_DRIVER_OK))
 		return;
 	/* Not before: the core asks the driver for its features. */
 	tell = virtio_has_feature(&h->vdev, VIRTIO_BALLOON_F_MUST_TELL_HOST);

@@ -96,11 +96,15 @@ struct prop {
 	unsigned int nr_given_back;
 };
 
-#define PROP_EXPECT(test, p, cond)                                          \
-	KUNIT_EXPECT_TRUE_MSG(test, cond,                                   \
-			      "seed %llu, at %llu ms, held %lu of %lu: %s", \
-			      (p)->seed, (p)->s.now_ms, (p)->s.held_pages,  \
-			      (p)->s.total_pages, #cond)
+#define PROP_EXPECT(test, p, cond)                                    \
+	do {                                                          \
+		const struct prop *p__ = (p);                         \
+		KUNIT_EXPECT_TRUE_MSG(                                \
+			test, cond,                                   \
+			"seed %llu, at %llu ms, held %lu of %lu: %s", \
+			p__->seed, p__->s.now_ms, p__->s.held_pages,  \
+			p__->s.total_pages, #cond);                   \
+	} while (0)
 
 static unsigned long draw(struct prop *p, unsigned long nr)
 {
@@ -506,4 +510,5 @@ static struct kunit_suite property_test_suite = {
 	.name = "vballoon_property",
 	.test_cases = property_test_cases,
 };
+
 kunit_test_suite(property_test_suite);

@@ -353,12 +353,14 @@ void sim_check_interrupts(struct sim *s)
 void sim_check_unplugged(struct sim *s)
 {
 	unsigned long own = s->own_before + s->nr_own;
+	bool clean;
 
 	if (test_books_frames())
 		sim_fail(s, "unplugged, but the host has %lu frames",
 			 test_books_frames());
-	if (!sim_wait(s, !fake_books_count(BOOKS_LOST) &&
-				 fake_books_own_pages() == own))
+	clean = sim_wait(s, !fake_books_count(BOOKS_LOST) &&
+				    fake_books_own_pages() == own);
+	if (!clean)
 		sim_fail(s, "unplugged, but %ld pages are leaked, %lu lost",
 			 (long)(fake_books_own_pages() - own),
 			 fake_books_count(BOOKS_LOST));

@@ -19,6 +19,8 @@ LIMIT_SECONDS = 1500
 # Suites with a file of their own; the others are in device_kunit.c.
 FILE_SUITES = ("guard", "pages", "files", "faults", "life", "simulate",
                "property")
+# Run by tests/run/simulate; here only if they are asked for.
+OTHERS_SUITES = ("simulate",)
 # Suites in guests of their own, with options for the kernel: hostile takes half of the time, most
 # of it with hosts that are silent; poison is about freed pages that the kernel poisons.
 OWN_GUEST = {"hostile": "", "life": "", "poison": "page_poison=1"}
@@ -68,7 +70,7 @@ def select(pattern):
     """Return the suites whose name contains one of the pattern's words; all for none."""
     names = suites()
     if not pattern:
-        return names
+        return {name: count for name, count in names.items() if name not in OTHERS_SUITES}
     chosen = {name: count for name, count in names.items()
               if any(word in f"vballoon_{name}" for word in pattern.replace(",", " ").split())}
     if not chosen:

@@ -71,6 +71,7 @@ class Report:
     longest_ms: Counter = field(default_factory=Counter)
     checked: Counter = field(default_factory=Counter)
     traced: list = field(default_factory=list)  # of (seed, step, operation)
+    last_words: str = ""
 
     def read(self, line):
         """Read one line of the kernel's report."""
@@ -199,6 +200,7 @@ class Console:
             raise GuestError(f"User Mode Linux did not come up ({why}):\n{self.text[-2000:]}")
         if not self.reports[-1].failure:
             self.reports[-1].failure = f"the kernel stopped: {self._complaint() or why}"
+            self.reports[-1].last_words = "\n".join(self.lines[-60:])
 
     def _complaint(self):
         for line in self.lines:
