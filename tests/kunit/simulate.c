@@ -293,6 +293,9 @@ static int sim_parse_word(struct sim_plan *plan, char *word)
 	return -EINVAL;
 }
 
+/* Words are parted by these. */
+static const char sim_blanks[] = { ' ', '\n', '\0' };
+
 static int sim_parse(struct sim_plan *plan, char *text)
 {
 	char *word;
@@ -301,7 +304,7 @@ static int sim_parse(struct sim_plan *plan, char *text)
 	*plan = (struct sim_plan){ .nr_episodes = 1, .nr_steps = 200 };
 	plan->slow = IS_ENABLED(CONFIG_UML);
 	bitmap_fill(plan->keep, SIM_MAX_STEPS);
-	while (!ret && (word = strsep(&text, "\n ")))
+	while (!ret && (word = strsep(&text, sim_blanks)))
 		if (*word)
 			ret = sim_parse_word(plan, word);
 	if (plan->nr_steps > SIM_MAX_STEPS)

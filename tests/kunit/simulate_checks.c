@@ -349,20 +349,26 @@ void sim_check_interrupts(struct sim *s)
 			 nr_interrupts);
 }
 
+static unsigned long sim_own(const struct sim *s)
+{
+	return s->own_before + s->nr_own;
+}
+
+static bool sim_is_clean(const struct sim *s)
+{
+	return !fake_books_count(BOOKS_LOST) &&
+	       fake_books_own_pages() == sim_own(s);
+}
+
 /* There is no device: all is as it was before there was one. */
 void sim_check_unplugged(struct sim *s)
 {
-	unsigned long own = s->own_before + s->nr_own;
-	bool clean;
-
 	if (test_books_frames())
 		sim_fail(s, "unplugged, but the host has %lu frames",
 			 test_books_frames());
-	clean = sim_wait(s, !fake_books_count(BOOKS_LOST) &&
-				    fake_books_own_pages() == own);
-	if (!clean)
+	if (!sim_wait(s, sim_is_clean(s)))
 		sim_fail(s, "unplugged, but %ld pages are leaked, %lu lost",
-			 (long)(fake_books_own_pages() - own),
+			 (long)(fake_books_own_pages() - sim_own(s)),
 			 fake_books_count(BOOKS_LOST));
 	if (totalram_pages() != s->total_before)
 		sim_fail(s, "unplugged, but MemTotal is %lu, not %lu",
