@@ -1170,7 +1170,8 @@ static struct kunit_case report_test_cases[] = {
 /* The suite runs in a guest of its own, booted with page_poison=1. */
 static struct fake_host *poison_host(struct kunit *test, u64 features)
 {
-	KUNIT_ASSERT_TRUE(test, page_poisoning_enabled_static());
+	if (!page_poisoning_enabled_static())
+		kunit_skip(test, "the kernel is not booted with page_poison=1");
 	return test_host(test, features);
 }
 

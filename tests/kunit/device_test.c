@@ -24,14 +24,34 @@ static long ballooned(void)
 	return nr_pages;
 }
 
+/* Built in, the driver is registered by now; no test is to find it so. */
+static bool registered_before;
+
+static bool is_registered(void)
+{
+	const struct device_driver *driver = &vbal_test_driver->driver;
+
+	return driver->bus && driver_find(driver->name, driver->bus) == driver;
+}
+
 int device_suite_init(struct kunit_suite *suite)
 {
+	registered_before = is_registered();
+	if (registered_before) {
+		unregister_virtio_driver(vbal_test_driver);
+		vbal_sysfs_unregister();
+	}
 	return fake_books_open();
 }
 
 void device_suite_exit(struct kunit_suite *suite)
 {
 	fake_books_close();
+	if (registered_before) {
+		vbal_sysfs_register();
+		if (register_virtio_driver(vbal_test_driver))
+			pr_err("the driver is lost to its devices\n");
+	}
 }
 
 int device_test_init(struct kunit *test)

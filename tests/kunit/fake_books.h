@@ -41,6 +41,12 @@ void fake_books_answer_pfn(unsigned long frame);
 void fake_books_answer_range(struct page *page, unsigned long nr_pages);
 void fake_books_reset(void);
 
+/* User mode Linux shows of a stack what looks like an address, in no certain depth. */
+static inline bool fake_books_know_own(void)
+{
+	return !IS_ENABLED(CONFIG_UML);
+}
+
 unsigned long fake_books_count(enum books_owner owner);
 unsigned long fake_books_own_pages(void);
 unsigned int fake_books_errors(const char **first, unsigned long *frame);
