@@ -38,7 +38,7 @@ demo-overcommit: ## Three guests share less memory than they believe they have
 	scripts/setup guest host
 	scripts/demo-overcommit
 
-.PHONY: test guest-test guest-test-debug kunit simulate host-test check coverage matrix fresh
+.PHONY: test guest-test guest-test-debug kunit simulate host-test check coverage matrix fresh into-tree-test
 test: ## Run all tests; ends with 'N passed, N failed, N skipped'
 	scripts/setup guest package kunit check host
 	tests/run/test
@@ -74,6 +74,10 @@ coverage: ## Line coverage per file of the unit tests
 matrix: ## Build for and boot each supported kernel; prints the support table
 	scripts/setup guest matrix
 	tests/run/matrix
+
+into-tree-test: ## The driver in a kernel's tree: kunit.py (UML, QEMU), built in, first at the device
+	scripts/setup guest kunit
+	tests/run/into-tree
 
 fresh: ## make test, or C='any command', in a Debian 12 that has nothing but make and git
 	scripts/setup package

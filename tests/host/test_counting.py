@@ -55,6 +55,12 @@ def test_skips_have_their_reason():
     assert vbalcount.forbidden(outcome.skipped) == outcome.skipped
 
 
+def test_a_suite_that_is_skipped_is_the_sum_of_its_cases():
+    outcome = judge(("ok 1 - vballoon_a", "ok 1 - vballoon_a # SKIP "),
+                    ("ok 2 - case", "ok 2 - case # SKIP needs a dog"))
+    assert outcome.skipped == [("vballoon_a / case", "needs a dog")]
+
+
 def test_complaints_of_the_kernel_are_seen():
     for line in ("rcu: INFO: rcu_preempt self-detected stall on CPU",
                  "rcu: INFO: rcu_sched detected stalls on CPUs/tasks:",

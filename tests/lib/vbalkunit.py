@@ -155,7 +155,8 @@ def add_results(outcome, lines):
         paths.add(path)
         name = " / ".join(path)
         if verdict == "skip":
-            outcome.skipped.append((name, reason))
+            if path not in parents or reason:
+                outcome.skipped.append((name, reason))
         elif verdict == "not ok":
             if path not in explained:
                 outcome.failed.append(name)
