@@ -551,10 +551,12 @@ void vbal_report_free(struct vbal_report *r)
  * @r: the reporting
  *
  * Does nothing without REPORTING (virtio 1.2, 5.5.6.7). The kernel serves one
- * device only: with a second balloon the first one reports.
+ * device only: with a second balloon the first one reports. A kernel without
+ * PAGE_REPORTING serves none.
  *
  * Context: Connect, after virtio_device_ready().
- * Return: 0, or what page_reporting_register() said but for -EBUSY.
+ * Return: 0, or what page_reporting_register() said but for -EBUSY and
+ * -EOPNOTSUPP.
  */
 int vbal_report_start(struct vbal_report *r)
 {
@@ -575,7 +577,7 @@ int vbal_report_start(struct vbal_report *r)
 		return 0;
 	}
 	r->registered = !ret;
-	return ret;
+	return ret == -EOPNOTSUPP ? 0 : ret;
 }
 
 /**

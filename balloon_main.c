@@ -18,6 +18,8 @@
 /* Pause before a broken device is set up anew: this, doubled each time up to ... */
 #define VBAL_RECOVER_MIN_MS 1000u
 #define VBAL_RECOVER_MAX_MS 60000u
+/* Of the longest line in the log, all options missing: some 250 bytes. */
+#define VBAL_LINE_BYTES 320
 
 /**
  * enum vbal_transfer - the parameter transfer=
@@ -530,10 +532,45 @@ static int vbal_warn_if_taken(struct device *dev, void *unused)
 	return 0;
 }
 
+/* What a kernel may be built without, and what that costs. */
+struct vbal_option {
+	bool there;
+	const char *name;
+	const char *loss;
+};
+
+static const struct vbal_option vbal_options[] __initconst = {
+	{ VBAL_PAGES_CAN_MOVE, "COMPACTION", "held pages do not make way" },
+	{ IS_ENABLED(CONFIG_PAGE_REPORTING), "PAGE_REPORTING",
+	  "free pages are not reported" },
+	{ IS_ENABLED(CONFIG_VM_EVENT_COUNTERS), "VM_EVENT_COUNTERS",
+	  "swapping and stalls are not seen" },
+	{ IS_ENABLED(CONFIG_PM_SLEEP), "PM_SLEEP",
+	  "a device that broke is not set up anew" },
+	{ IS_ENABLED(CONFIG_DEBUG_FS), "DEBUG_FS",
+	  "no histograms and no list of resizes" },
+};
+
+static void __init vbal_tell_what_is_missing(void)
+{
+	const struct vbal_option *option = vbal_options;
+	char line[VBAL_LINE_BYTES] = "";
+	int len = 0;
+
+	for (; option < vbal_options + ARRAY_SIZE(vbal_options); option++)
+		if (!option->there)
+			len += scnprintf(line + len, sizeof(line) - len,
+					 "%s %s (%s)", len ? "," : "",
+					 option->name, option->loss);
+	if (len)
+		pr_info("this kernel is built without%s\n", line);
+}
+
 static int __init vbal_init(void)
 {
 	int ret;
 
+	vbal_tell_what_is_missing();
 	vbal_pages_probe_uncleared();
 	vbal_sysfs_register();
 	ret = register_virtio_driver(&vbal_driver);

@@ -21,6 +21,11 @@
 #error "vballoon needs Linux 6.1 or newer"
 #endif
 
+/* v7.0: CONFIG_BALLOON is the new name. A driver of the kernel's own selects it. */
+#if !defined(CONFIG_MEMORY_BALLOON) && !defined(CONFIG_BALLOON)
+#error "vballoon needs a kernel with CONFIG_MEMORY_BALLOON (since v7.0: CONFIG_BALLOON)"
+#endif
+
 /* v7.0: <linux/balloon.h> replaces <linux/balloon_compaction.h> */
 #ifdef VBAL_HAVE_BALLOON_H
 #include <linux/balloon.h>
@@ -77,6 +82,12 @@ static inline int vbal_compat_find_vqs(struct virtio_device *vdev,
 #define VIRTIO_BALLOON_S_DIRECT_SCAN 13
 #define VIRTIO_BALLOON_S_ASYNC_RECLAIM 14
 #define VIRTIO_BALLOON_S_DIRECT_RECLAIM 15
+#endif
+
+/* Selected by virtio_balloon and hv_balloon, and by vmw_balloon not. */
+#ifndef CONFIG_PAGE_REPORTING
+#define page_reporting_register(prdev) ((void)(prdev), -EOPNOTSUPP)
+#define page_reporting_unregister(prdev) ((void)(prdev))
 #endif
 
 /* v6.17: virtio_get_features() fills an array; v6.18 names its size */
