@@ -38,7 +38,7 @@ demo-overcommit: ## Three guests share less memory than they believe they have
 	scripts/setup guest host
 	scripts/demo-overcommit
 
-.PHONY: test guest-test guest-test-debug kunit simulate host-test check coverage matrix fresh into-tree-test
+.PHONY: test guest-test guest-test-debug kunit simulate host-test check coverage matrix fresh into-tree-test configs
 test: ## Run all tests; ends with 'N passed, N failed, N skipped'
 	scripts/setup guest package kunit check host
 	tests/run/test
@@ -78,6 +78,10 @@ matrix: ## Build for and boot each supported kernel; prints the support table
 into-tree-test: ## The driver in a kernel's tree: kunit.py (UML, QEMU), built in, first at the device
 	scripts/setup guest kunit
 	tests/run/into-tree
+
+configs: ## Build for kernels with other options: no NUMA, no migration, UML, allmodconfig ...
+	scripts/setup kunit
+	tests/run/configs
 
 fresh: ## make test, or C='any command', in a Debian 12 that has nothing but make and git
 	scripts/setup package
