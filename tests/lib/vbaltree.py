@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 from vbalguest.arch import AMD64
@@ -28,11 +29,11 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HO
 
 
 class Tree:
-    """A Debian release in a folder; foreign is a second architecture to have packages of."""
+    """A Debian release in a folder; foreign names other architectures to have packages of."""
 
-    def __init__(self, suite, backports=False, path=None, foreign=None):
+    def __init__(self, suite, backports=False, path=None, foreign=()):
         self.suite = suite
-        self.foreign = foreign
+        self.foreign = tuple(foreign)
         self.suites = [suite, f"{suite}-backports"] if backports else [suite]
         self.path = Path(path) if path else cache_dir("trees") / suite
 
@@ -65,7 +66,7 @@ class Tree:
         partial.rename(self.path)
 
     def _update(self):
-        architectures = f"[arch={NATIVE},{self.foreign}] " if self.foreign else ""
+        architectures = f"[arch={','.join((NATIVE, *self.foreign))}] "
         sources = "".join(f"deb {architectures}{mirror()} {suite} main\n"
                           for suite in self.suites)
         sources_list = self.path / "etc/apt/sources.list"
@@ -75,8 +76,8 @@ class Tree:
                     and time.time() - stamp.stat().st_mtime < UPDATE_SECONDS):
                 return
         sources_list.write_text(sources, "ascii")
-        if self.foreign:
-            self.run("dpkg", "--add-architecture", self.foreign)
+        for architecture in self.foreign:
+            self.run("dpkg", "--add-architecture", architecture)
         if self.run("apt-get", "-q", "update", check=False).returncode == 0:
             stamp.touch()
 
@@ -106,24 +107,56 @@ class Tree:
                              f"{result.stdout[-4000:]}")
         return result
 
-    def unpack_headers(self, release):
+    def unpack(self, package, architecture):
+        """Bring a foreign package, as it is, and return the folder that it lies in.
+
+        Installed it would need its architecture's libraries, or be in another one's way.
+        """
+        folder = Path("/foreign") / architecture
+        self._unpack(package, architecture, folder)
+        return self.path / folder.relative_to("/")
+
+    def unpack_headers(self, release, architecture):
         """Bring a foreign kernel's headers, less its own architecture's compiler.
 
         They ask for one, and two gcc packages of one version cannot be installed together.
         """
         package = f"linux-headers-{release}"
-        if (self.path / "usr/src" / package / "Makefile").exists():
-            return
-        control = self.run("apt-cache", "show", f"{package}:{self.foreign}").stdout
+        control = self.run("apt-cache", "show", f"{package}:{architecture}").stdout
         depends = re.search(r"^Depends:.*", control, re.MULTILINE)[0]
         with locked(self.path.with_suffix(".lock")):
             self._install(re.findall(r"\blinux-(?:headers|kbuild)-[^\s,]+", depends))
+        self._unpack(package, architecture, Path("/"))
+
+    def _unpack(self, package, architecture, folder):
+        name = f"{package}:{architecture}"
+        done = self.path / "foreign" / f"{name}.done"
+        with locked(self.path.with_suffix(".lock")):
+            if done.exists():
+                return
             # tar keeps /lib a link where dpkg-deb -x would make a folder of it
-            self.run("sh", "-e", "-c", f"rm -f {package}_*.deb\n"
-                     f"apt-get download {package}:{self.foreign}\n"
+            self.run("sh", "-e", "-c", f"mkdir -p {folder}\nrm -f {package}_*.deb\n"
+                     f"apt-get download {name}\n"
                      f"dpkg-deb --fsys-tarfile {package}_*.deb | "
-                     "tar -x --keep-directory-symlink -C /\n"
+                     f"tar -x --keep-directory-symlink -C {folder}\n"
                      f"rm {package}_*.deb", cwd="/tmp")
+            done.touch()
+
+    def can_have(self, package, architecture):
+        """True if a foreign package is here, or the mirror has it: some lag behind their index."""
+        name = f"{package}:{architecture}"
+        if (self.path / "foreign" / f"{name}.done").exists():
+            return True
+        address = re.search(r"^'(\S+)'", self.run("apt-get", "download", "--print-uris", name,
+                                                  check=False).stdout, re.MULTILINE)
+        if not address:
+            return False
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address[1], method="HEAD"),
+                                        timeout=60):
+                return True
+        except OSError:
+            return False
 
     def kernel_releases(self, flavour=NATIVE):
         """Return the releases whose headers and image this Debian has, oldest first."""

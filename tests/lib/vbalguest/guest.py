@@ -42,6 +42,12 @@ GIVEN_CLOCK = "lpj=5000000 tsc_early_khz=2500000"
 # QEMU before 9.0 loses an emulated guest's writes during a migration if the length of its RAM is
 # a multiple of 256 KiB (fixed by QEMU's commit 03bfc2188f06): the guest crashes after it.
 ODD_RAM_BYTES = 8192
+# What makes QEMU's devices modern, legacy, or either as the driver likes.
+TRANSPORTS = {
+    "pci": {"modern": ",disable-legacy=on", "transitional": ",disable-legacy=off",
+            "legacy": ",disable-legacy=off,disable-modern=on"},
+    "ccw": {"modern": "", "transitional": "", "legacy": ",max_revision=0"},
+}
 TROUBLE = re.compile(
     r"Kernel panic|BUG:|WARNING:|Call Trace:|Oops|general protection|Bad page state|"
     r"KASAN:|UBSAN:|kmemleak: [1-9]|possible (circular|recursive|irq|unsafe)|"
@@ -262,9 +268,8 @@ class Guest:
         """A virtio device's name on this machine, with the transport's properties."""
         if self.machine == "microvm":
             return f"{device}-device"
-        properties = {"modern": ",disable-legacy=on", "transitional": ",disable-legacy=off",
-                      "legacy": ",disable-legacy=off,disable-modern=on"}
-        return f"{device}-pci{properties[self._transport]}"
+        bus = self.kernel.arch.bus
+        return f"{device}-{bus}{TRANSPORTS[bus][self._transport]}"
 
     def _agent_arguments(self):
         arguments = ["-chardev", "socket,id=agent,server=on,wait=off,"
@@ -317,7 +322,9 @@ class Guest:
 
     def image(self):
         """Return the path of its initramfs, built if need be."""
-        boot = ["virtio_mmio" if self.machine == "microvm" else "virtio_pci"]
+        bus = "mmio" if self.machine == "microvm" else self.kernel.arch.bus
+        # channel I/O is part of its kernels
+        boot = [] if bus == "ccw" else [f"virtio_{bus}"]
         if self._agent_port == "virtio":
             boot.append("virtio_console")
         if self._swap_mib:

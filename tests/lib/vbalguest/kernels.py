@@ -11,7 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from .arch import AMD64, ARM64, Arch
+from .arch import AMD64, ARM64, PPC64EL, RISCV64, S390X, Arch
 from .cache import cache_dir, drop_old, file_hash, hash_of, locked
 from .errors import GuestError, Missing
 
@@ -130,8 +130,19 @@ def _built_modules(kdir, names):
     return files
 
 
+# What an image that is no bzImage has where, and before its release.
+FOREIGN_IMAGES = (
+    (0x38, b"ARM\x64", ARM64, rb"Linux version (\S+) \("),
+    (0x38, b"RSC\x05", RISCV64, rb"Linux version (\S+) \("),
+    # an ELF file for 64-bit PowerPC, little-endian
+    (0, b"\x7fELF\x02\x01", PPC64EL, rb"Linux version (\S+) \("),
+    # compressed; its loader tells
+    (0x10008, b"S390EP", S390X, rb"(\d+\.\d+\.\d\S*) \([^()\0]+\) #\d"),
+)
+
+
 def read_image(path):
-    """Return the architecture and the release of a bzImage or an arm64 Image."""
+    """Return the architecture and the release of a kernel image."""
     try:
         image = Path(path).read_bytes()
     except OSError as error:
@@ -139,11 +150,12 @@ def read_image(path):
     if image[0x202:0x206] == b"HdrS":
         start = int.from_bytes(image[0x20e:0x210], "little") + 0x200
         return AMD64, image[start:].split(b"\0", 1)[0].split()[0].decode()
-    if image[0x38:0x3c] == b"ARM\x64":
-        banner = re.search(rb"Linux version (\S+) \(", image)
-        if banner:
-            return ARM64, banner[1].decode()
-    raise GuestError(f"{path} is no kernel image for amd64 (bzImage) or arm64 (Image)")
+    for offset, magic, arch, banner in FOREIGN_IMAGES:
+        found = image.startswith(magic, offset) and re.search(banner, image)
+        if found:
+            return arch, found[1].decode()
+    raise GuestError(f"{path} is no kernel image for amd64 (bzImage), arm64 and riscv64 (Image), "
+                     "ppc64el (vmlinux) or s390x")
 
 
 def module_content(path):
