@@ -19,11 +19,12 @@ from vbalguest import Guest, Kernel, build_module  # noqa: E402
 from vbalguest.cache import cache_dir  # noqa: E402
 from vbalguest.image import build_image  # noqa: E402
 from vbalguest.kernels import tool  # noqa: E402
-from vbaltree import Tree, version_key  # noqa: E402
+from vbaltree import Tree, build_debs, version_key  # noqa: E402
 
 ALIAS = "virtio:d00000005v00001AF4"
 SIZE = 100 * MIB + 5 * FRAME
 NEXT_VERSION = "9.9.9"
+BOTH = ["vballoon", "virtio_balloon"]
 # What installing anything at all changes.
 NOISE = re.compile(r"/(var/log|var/cache|var/lib/apt|var/lib/dpkg|tmp|proc|boot/initrd|vballoon)"
                    r"|/modules\.[a-z.]+$|__pycache__")
@@ -47,18 +48,17 @@ class DebianSystem:
         """Run a command in it; return what it printed."""
         return self.tree.run(*command).stdout
 
-    def install(self, *debs):
-        """Install package files."""
-        for deb in debs:
-            shutil.copy(deb, self.tree.path / "tmp")
-        self.run("apt-get", "install", "-q", "-y", "--no-install-recommends",
-                 *[f"/tmp/{deb.name}" for deb in debs])
+    def install(self, deb, *options):
+        """Install a package file."""
+        shutil.copy(deb, self.tree.path / "tmp")
+        self.run("apt-get", "install", "-q", "-y", "--no-install-recommends", *options,
+                 f"/tmp/{deb.name}")
 
     def drivers(self):
-        """Return the balloon drivers that udev would load."""
+        """Return the balloon drivers that udev would load, in order: the first has the device."""
         said = self.run("modprobe", "-S", self.release, "--use-blacklist", "--dry-run",
                         "--verbose", ALIAS)
-        return re.findall(r"/(\w*balloon)\.ko", said)
+        return list(dict.fromkeys(re.findall(r"/(\w*balloon)\.ko", said)))
 
     def modules(self):
         """Return the installed files of our module."""
@@ -73,15 +73,6 @@ class DebianSystem:
 @pytest.fixture(scope="module", name="system")
 def fixture_system():
     return DebianSystem()
-
-
-def build_debs(repo):
-    """Build the packages of a source tree; return their files by package name."""
-    result = subprocess.run([repo / "scripts/deb"], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, check=False)
-    assert result.returncode == 0, result.stdout
-    names = re.findall(r"^out/(\S+\.deb)$", result.stdout, re.MULTILINE)
-    return {name.split("_")[0]: repo / "out" / name for name in names}
 
 
 @pytest.fixture(scope="module", name="debs")
@@ -108,7 +99,7 @@ def test_package_hands_the_device_over_and_back(system, debs, tmp_path):
     assert system.drivers() == ["virtio_balloon"]
 
     system.install(debs["vballoon-dkms"])
-    assert system.drivers() == ["vballoon"]
+    assert system.drivers() == BOTH
     assert f"vballoon/{version}, {system.release}" in system.run("dkms", "status")
     assert len(system.modules()) == 1
     wanted = system.tree.path / "lib/systemd/system/timers.target.wants"
@@ -122,7 +113,17 @@ def test_package_hands_the_device_over_and_back(system, debs, tmp_path):
     assert f"vballoon/{version}" not in status
     assert system.run("modinfo", "-k", system.release, "-F", "version",
                       "vballoon").strip() == NEXT_VERSION
-    assert system.drivers() == ["vballoon"]
+    assert system.drivers() == BOTH
+
+    # what udev does for a kernel that DKMS could not build for
+    system.run("dkms", "uninstall", "-m", "vballoon", "-v", NEXT_VERSION, "-k", system.release)
+    assert system.drivers() == ["virtio_balloon"]
+
+    # back, which is an installation like any other
+    system.install(debs["vballoon-dkms"], "--allow-downgrades")
+    assert system.drivers() == BOTH
+    assert system.run("modinfo", "-k", system.release, "-F", "version",
+                      "vballoon").strip() == version
 
     # not purged: a plain removal has to be enough
     system.run("apt-get", "remove", "-q", "-y", "vballoon-dkms")
@@ -136,7 +137,7 @@ def test_dkms_script_leaves_nothing_behind(system):
     shutil.rmtree(target, ignore_errors=True)
     copy_repo(target)
     system.run("/vballoon/scripts/dkms", "install")
-    assert system.drivers() == ["vballoon"]
+    assert system.drivers() == BOTH
     assert len(system.modules()) == 1
     # once more: installing over itself is no error
     system.run("/vballoon/scripts/dkms", "install")
@@ -207,7 +208,7 @@ def make_root_disk(folder):
 def test_early_inflation_in_an_initramfs(system, debs, tmp_path):
     """As documented: the balloon has its size before the root file system is mounted.
 
-    The kernel's own driver lies in the same initramfs: the file in modprobe.d keeps it away.
+    Only virtio_balloon is asked for; the file in modprobe.d brings vballoon, and before it.
     """
     listed = system.tree.path / "etc/initramfs-tools/modules"
     initrd = f"/boot/initrd.img-{system.release}"
@@ -222,9 +223,9 @@ def test_early_inflation_in_an_initramfs(system, debs, tmp_path):
                               f"file={make_root_disk(tmp_path)}",
                               "-device", "virtio-blk-pci,drive=root", *shell.arguments()])
     try:
-        listed.write_text("virtio_console\nvirtio_balloon\n", "ascii")
+        listed.write_text("virtio_console\n", "ascii")
         system.install(debs["vballoon-dkms"])
-        system.run("sh", "-c", "echo vballoon >> /etc/initramfs-tools/modules")
+        system.run("sh", "-c", "echo virtio_balloon >> /etc/initramfs-tools/modules")
         system.run("update-initramfs", "-c", "-k", system.release)
         assert balloon_files(system, initrd) == {
             "vballoon.ko", "virtio_balloon.ko", "modprobe.d/vballoon.conf"}
@@ -236,7 +237,6 @@ def test_early_inflation_in_an_initramfs(system, debs, tmp_path):
         shell.read_until(r"\(initramfs\) ")
         guest.wait_inflated(SIZE, 300)
         assert "/dev/vda" not in shell.check("cat /proc/mounts")
-        assert "virtio_balloon" not in shell.check("cat /proc/modules")
         assert owner(shell) == "vballoon"
 
         shell.send("exit")
@@ -287,9 +287,8 @@ def test_balloonctl_package(system, debs):
 
 def test_install_script_leaves_nothing_behind(tmp_path):
     kernel = Kernel.stock()
-    shutil.copytree(REPO / "modprobe.d", tmp_path / "repo/modprobe.d")
-    (tmp_path / "repo/scripts").mkdir()
-    shutil.copy(REPO / "scripts/install", tmp_path / "repo/scripts")
+    for folder in ("modprobe.d", "systemd", "scripts"):
+        shutil.copytree(REPO / folder, tmp_path / "repo" / folder)
     shutil.copy(build_module(kernel), tmp_path / "repo")
     stage = tmp_path / "stage"
     stage.mkdir()
@@ -298,9 +297,12 @@ def test_install_script_leaves_nothing_behind(tmp_path):
 
     subprocess.run([command, kernel.kdir], env=environment, check=True)
     assert (stage / f"lib/modules/{kernel.release}/updates/vballoon.ko").exists()
-    assert "blacklist virtio_balloon" in (stage / "etc/modprobe.d/vballoon.conf").read_text()
+    assert "softdep virtio_balloon" in (stage / "etc/modprobe.d/vballoon.conf").read_text()
+    unit = stage / "etc/systemd/system/vballoon.service"
+    program = re.search(r"^ExecStart=(\S+)", unit.read_text("ascii"), re.MULTILINE)[1]
+    assert os.access(stage / program.lstrip("/"), os.X_OK)
     subprocess.run([command, "--remove"], env=environment, check=True)
-    assert not [path for path in stage.rglob("*") if path.is_file()]
+    assert not [path for path in stage.rglob("*") if path.is_file() or path.is_symlink()]
 
 
 def test_install_script_refuses_a_module_of_another_kernel(tmp_path):

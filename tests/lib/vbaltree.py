@@ -172,6 +172,16 @@ class Tree:
                 f"{libraries}:{libraries}/pulseaudio", str(self.path / "usr/bin" / name)]
 
 
+def build_debs(repo):
+    """Build the packages of a source tree; return their files by package name."""
+    result = subprocess.run([repo / "scripts/deb"], stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, check=False)
+    if result.returncode:
+        raise GuestError(f"{repo}/scripts/deb failed:\n{result.stdout}")
+    names = re.findall(r"^out/(\S+\.deb)$", result.stdout, re.MULTILINE)
+    return {name.split("_")[0]: repo / "out" / name for name in names}
+
+
 def version_key(release):
     """Sort key: the numbers in a release string."""
     return [int(number) for number in re.findall(r"\d+", release)]
