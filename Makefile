@@ -38,7 +38,7 @@ demo-overcommit: ## Three guests share less memory than they believe they have
 	scripts/setup guest host
 	scripts/demo-overcommit
 
-.PHONY: test guest-test guest-test-debug kunit simulate host-test check coverage matrix fresh into-tree-test configs
+.PHONY: test guest-test guest-test-debug kunit simulate host-test check coverage matrix boot-matrix fresh into-tree-test configs
 test: ## Run all tests; ends with 'N passed, N failed, N skipped'
 	scripts/setup guest package kunit check host
 	tests/run/test
@@ -82,6 +82,10 @@ into-tree-test: ## The driver in a kernel's tree: kunit.py (UML, QEMU), built in
 configs: ## Build for kernels with other options: no NUMA, no migration, UML, allmodconfig ...
 	scripts/setup kunit
 	tests/run/configs
+
+boot-matrix: ## Boot Debian with each state of the module, initramfs and Secure Boot
+	scripts/setup guest package
+	tests/run/guest-test -m 'long or not long' -k test_boot
 
 fresh: ## make test, or C='any command', in a Debian 12 that has nothing but make and git
 	scripts/setup package

@@ -245,8 +245,7 @@ class Guest:
             command += ["-machine", f"{self.machine},memory-backend=ram0"]
         if self._icount:
             command += ["-icount", self._icount, "-rtc", "clock=vm"]
-        command += ["-kernel", str(self.kernel.image), "-initrd", str(self.image()),
-                    "-append", self._cmdline()]
+        command += self._boot_arguments()
         for number, socket_name in enumerate(("qmp", "qmp-outside")):
             command += ["-chardev", f"socket,id=mon{number},server=on,wait=off,"
                         f"path={self._folder / socket_name}", "-mon", f"mon{number},mode=control"]
@@ -258,6 +257,10 @@ class Guest:
         if self._incoming:
             command += ["-incoming", "defer"]
         return command + self._extra_qemu
+
+    def _boot_arguments(self):
+        return ["-kernel", str(self.kernel.image), "-initrd", str(self.image()),
+                "-append", self._cmdline()]
 
     def _microvm_arguments(self):
         legacy = "true" if self._transport == "legacy" else "false"
