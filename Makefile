@@ -38,7 +38,7 @@ demo-overcommit: ## Three guests share less memory than they believe they have
 	scripts/setup guest host
 	scripts/demo-overcommit
 
-.PHONY: test guest-test guest-test-debug kunit simulate host-test check coverage matrix boot-matrix fresh into-tree-test configs
+.PHONY: test guest-test guest-test-debug kunit simulate host-test model check coverage matrix boot-matrix fresh into-tree-test configs
 test: ## Run all tests; ends with 'N passed, N failed, N skipped'
 	scripts/setup guest package kunit check host
 	tests/run/test
@@ -62,6 +62,10 @@ simulate: ## The driver between a host and a guest that do anything (STEPS=, SEE
 host-test: ## Tests of balloonctl and libvirt (K=pattern selects)
 	scripts/setup guest host
 	tests/run/host-test
+
+model: ## Check the models of the protocol with Spin, all states and all mutants
+	scripts/setup model
+	tests/run/model --all
 
 check: ## Static checks: format, checkpatch, kernel-doc, sparse, cocci, W=1, shell, Python
 	scripts/setup check
