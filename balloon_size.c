@@ -317,7 +317,10 @@ static int vbal_inflate(struct vbal_size *size, unsigned long want_pages,
 		return ret;
 	if (!batch->blocks.nr_pages)
 		return 1;
-	ret = vbal_wire_load(size->wire, batch, id);
+	/* Nor what moved or went back on OOM meanwhile, and is among these now. */
+	ret = vbal_wire_drain(size->wire, VBAL_VQ_DEFLATE);
+	if (!ret)
+		ret = vbal_wire_load(size->wire, batch, id);
 	if (ret) {
 		vbal_pages_discard(&batch->blocks);
 		return ret;
@@ -958,6 +961,9 @@ void vbal_size_release(struct vbal_size *size)
  */
 int vbal_size_start(struct vbal_size *size, bool ranges)
 {
+	/* Who found the device dead gives back without a word: none of what comes. */
+	mutex_lock(&size->oom_lock);
+	mutex_unlock(&size->oom_lock);
 	WRITE_ONCE(size->ranges, ranges);
 	vbal_size_set_state(size, VBAL_STATE_AT_TARGET, "set up a moment ago");
 	return vbal_guard_start(&size->guard, vbal_size_reclaim_begins);

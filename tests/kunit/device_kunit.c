@@ -427,6 +427,40 @@ static int exchange(struct vbal_dev *vb, enum vbal_mode mode,
 		list_first_entry(&bdi->pages, struct page, lru), newpage);
 }
 
+/*
+ * What moves after the worker has looked at the deflate queue, and is allocated
+ * at once, is not given again before the host has read that it was taken.
+ */
+static void worker_looks_again_before_it_gives(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct vbal_vq *deflate, *inflate;
+	unsigned long nr_bufs;
+	struct page *newpage;
+	struct vbal_dev *vb;
+
+	h->ring_size[FAKE_INFLATE] = 256;
+	vb = test_plug_bound(test);
+	deflate = &vb->wire.q[VBAL_VQ_DEFLATE];
+	inflate = &vb->wire.q[VBAL_VQ_INFLATE];
+	test_resize_to(test, 15);
+	newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, newpage);
+	/* All batches are out, and the host takes its time. */
+	fake_host_set_lazy(h, FAKE_INFLATE, true);
+	fake_host_set_budget(h, FAKE_DEFLATE, 0);
+	fake_host_set_target(h, 3 * FRAMES_64M);
+	KUNIT_EXPECT_TRUE(test, fake_wait(test_sleeps(inflate)));
+	KUNIT_EXPECT_EQ(test, exchange(vb, VBAL_MODE_PFN, newpage), 0);
+	put_page(newpage);
+	nr_bufs = READ_ONCE(inflate->nr_bufs);
+	fake_host_set_lazy(h, FAKE_INFLATE, false);
+	KUNIT_EXPECT_TRUE(test, fake_wait(test_sleeps(deflate)));
+	KUNIT_EXPECT_EQ(test, READ_ONCE(inflate->nr_bufs), nr_bufs);
+	fake_host_speak(h);
+	test_expect_actual(test, 3 * FRAMES_64M);
+}
+
 static void migration_exchanges_a_page(struct kunit *test)
 {
 	const struct migration_case *c = test->param_value;
@@ -656,6 +690,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(worker_with_must_tell_host_waits),
 	KUNIT_CASE(worker_without_must_tell_host_does_not_wait),
 	KUNIT_CASE(worker_drains_deflate_before_inflate),
+	KUNIT_CASE(worker_looks_again_before_it_gives),
 	KUNIT_CASE(oom_gives_back_without_the_host),
 	KUNIT_CASE(oom_leaves_what_is_on_its_way),
 	KUNIT_CASE(oom_by_pfn_tells_the_host),
