@@ -163,19 +163,22 @@ static bool vbal_zone_has_piece(struct zone *zone, gfp_t gfp,
 	return !list_empty(&lists[MIGRATE_UNMOVABLE]);
 }
 
-/* A block, unless its zone would be left with less than it needs. */
-static struct page *vbal_zone_try(struct zone *zone, gfp_t gfp,
-				  unsigned int order, bool pieces)
+/*
+ * A block, unless its zone would be left with less than it needs. True: that is
+ * the answer, be it that nothing is free.
+ */
+static bool vbal_zone_try(struct zone *zone, gfp_t gfp, unsigned int order,
+			  bool pieces, struct page **page)
 {
-	struct page *page;
-
+	*page = NULL;
 	if (pieces && !vbal_zone_has_piece(zone, gfp, order))
-		return NULL;
-	page = alloc_pages_node(zone_to_nid(zone), gfp, order);
-	if (!page || vbal_zone_room(page_zone(page)))
-		return page;
-	__free_pages(page, order);
-	return NULL;
+		return false;
+	*page = alloc_pages_node(zone_to_nid(zone), gfp, order);
+	if (!*page || vbal_zone_room(page_zone(*page)))
+		return true;
+	__free_pages(*page, order);
+	*page = NULL;
+	return false;
 }
 
 /*
@@ -194,8 +197,8 @@ static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
 	gfp = (gfp & ~__GFP_HIGHMEM) | vbal_zone_gfp(zone_idx(zone)) |
 	      __GFP_THISNODE;
 	for (i = 0;; i++) {
-		page = vbal_zone_try(zone, gfp, order, pieces);
-		if (page || zone_idx(zone) == ZONE_MOVABLE ||
+		if (vbal_zone_try(zone, gfp, order, pieces, &page) ||
+		    zone_idx(zone) == ZONE_MOVABLE ||
 		    i == ARRAY_SIZE(other_kinds))
 			return page;
 		gfp = (gfp & ~__GFP_MOVABLE) | other_kinds[i];

@@ -9,7 +9,8 @@
 #include "balloon_guard.h"
 #include "balloon_virtio.h"
 
-static u64 vbal_batch_bytes(const struct vbal_batch *batch)
+/* Of use where the kernel has tracepoints. */
+static u64 __maybe_unused vbal_batch_bytes(const struct vbal_batch *batch)
 {
 	u64 nr_bytes = (u64)batch->nr_pfns << VIRTIO_BALLOON_PFN_SHIFT;
 	unsigned int i;

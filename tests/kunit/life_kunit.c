@@ -389,7 +389,7 @@ static void life_takes_every_event_in_every_state(struct kunit *test)
 	test_unplug(test);
 }
 
-static void life_has_a_name_for_each_state(struct kunit *test)
+static void every_state_of_life_has_a_name(struct kunit *test)
 {
 	unsigned int a, b;
 
@@ -402,7 +402,7 @@ static void life_has_a_name_for_each_state(struct kunit *test)
 }
 
 static struct kunit_case life_test_cases[] = {
-	KUNIT_CASE(life_has_a_name_for_each_state),
+	KUNIT_CASE(every_state_of_life_has_a_name),
 	KUNIT_CASE(life_has_no_other_steps),
 	KUNIT_CASE(life_lets_the_right_ones_talk),
 	KUNIT_CASE_PARAM(life_takes_every_event_in_every_state,

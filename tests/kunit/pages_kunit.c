@@ -468,8 +468,8 @@ static void alloc_of_pieces_breaks_no_block(struct kunit *test)
 	in_blocks = test_pages_in_blocks();
 	KUNIT_EXPECT_EQ(test, vbal_pages_alloc(&t->vp, &want, &t->blocks),
 			6 * VBAL_RECLAIM_PAGES);
-	/* But for one that somebody else may have broken meanwhile. */
-	KUNIT_EXPECT_GE(test, test_pages_in_blocks() + VBAL_RECLAIM_PAGES,
+	/* But for some that CPUs' own lists of pages are filled from. */
+	KUNIT_EXPECT_GE(test, test_pages_in_blocks() + 3 * VBAL_RECLAIM_PAGES,
 			in_blocks);
 	/* Orders that were not looked at are not those that could not be had. */
 	KUNIT_EXPECT_EQ(test, t->vp.top_order, VBAL_MAX_ORDER);
