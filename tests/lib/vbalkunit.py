@@ -190,7 +190,9 @@ def run(kernel_build, part, make_options=(), after=None):
     after(guest, module) is called when the tests are over and the module is still there.
     """
     module = build(kernel_build, part, make_options)
-    append = f"kunit.enable=1 kmemleak=on init_on_alloc=0 {OWN_GUEST.get(owner(part), '')}"
+    # who loads the module waits for each case; on a busy machine one may take minutes
+    append = ("kunit.enable=1 kmemleak=on init_on_alloc=0 sysctl.kernel.hung_task_timeout_secs=600 "
+              f"{OWN_GUEST.get(owner(part), '')}")
     guest = Guest(mem_mib=768, kernel=kernel_build, balloon_opts=None, module=None,
                   module_path=module, append=append.strip(), patience=3, name="kunit")
     text = ""
