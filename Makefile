@@ -23,10 +23,10 @@ modules:
 clean: ## Remove what the build made
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
 
-install: modules ## Install the module and the modprobe.d file for the running kernel
+install: modules ## Install the module, and what gives it the device at boot, for the running kernel
 	scripts/install $(KDIR)
 
-uninstall: ## Take the module away again; virtio_balloon owns the device at the next boot
+uninstall: ## Take the module away again; virtio_balloon has the device at once
 	scripts/install --remove
 
 .PHONY: demo demo-overcommit
