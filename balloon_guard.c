@@ -589,12 +589,17 @@ static bool vbal_guard_misses(const struct vbal_guard *g,
 static enum vbal_pressure vbal_guard_compare(const struct vbal_guard *g,
 					     const struct vbal_signals *s)
 {
-	if (vbal_guard_new_stalls(g, s) > VBAL_STALL_LIMIT)
+	bool swaps = vbal_beyond(s->swapped_out, g->mark.swapped_out) >
+		     VBAL_SWAP_LIMIT_PAGES;
+	bool misses = vbal_guard_misses(g, s);
+
+	/* Who reads faster than kswapd drops stalls for no more than page cache. */
+	if (vbal_guard_new_stalls(g, s) > VBAL_STALL_LIMIT &&
+	    (swaps || !misses || vbal_guard_is_short(g, s)))
 		return VBAL_PRESSURE_STALL;
-	if (vbal_beyond(s->swapped_out, g->mark.swapped_out) >
-	    VBAL_SWAP_LIMIT_PAGES)
+	if (swaps)
 		return VBAL_PRESSURE_SWAP;
-	return vbal_guard_misses(g, s) ? VBAL_PRESSURE_MISSED : VBAL_CALM;
+	return misses ? VBAL_PRESSURE_MISSED : VBAL_CALM;
 }
 
 /* One kind of what comes back: is it the balloon's fault? */

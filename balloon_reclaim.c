@@ -234,7 +234,9 @@ struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order, bool pieces)
 			if (!managed_zone(zone) || i > gfp_zone(gfp))
 				continue;
 			page = vbal_zone_take(zone, gfp, order, pieces);
-			if (page)
+			/* The kernel's own zones are not drained for pieces. */
+			if (page || (pieces && i == ZONE_MOVABLE &&
+				     vbal_zone_room(zone)))
 				return page;
 		}
 		node_set(nid, tried);

@@ -278,10 +278,12 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 	bool progress = vbal_fill_room(size, batch, &want);
 
 	/* What reclaim leaves may still merge. */
-	want.pieces = !v->reclaim && vbal_pages_is_scattered(&size->pages);
+	want.pieces = size->ranges && !v->reclaim &&
+		      vbal_pages_is_scattered(&size->pages);
 	*id = vbal_fill_free(size, batch, &want);
 	if (want.pieces && !batch->blocks.nr_pages) {
 		want.pieces = false;
+		want.nr_pages = v->grant_pages;
 		*id = vbal_fill_free(size, batch, &want);
 	}
 	/* While the host is waited for nothing may lie in between. */
