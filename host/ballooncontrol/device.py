@@ -16,6 +16,8 @@ FEATURES = {
     "VIRTIO_BALLOON_F_PAGE_POISON": POISON,
     "VIRTIO_BALLOON_F_REPORTING": REPORTING,
 }
+# the features that libvirt knows, and its words in <memballoon>
+LIBVIRT_ATTRIBUTES = {DEFLATE_ON_OOM: "autodeflate", REPORTING: "freePageReporting"}
 PROPERTIES = (DEFLATE_ON_OOM, FREE_PAGE_HINT, POISON, REPORTING)
 # a device's status, the last that holds, and what it means for the balloon
 STATES = (("VIRTIO_CONFIG_S_DRIVER", "starting"), ("VIRTIO_CONFIG_S_DRIVER_OK", "running"),

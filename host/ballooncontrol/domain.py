@@ -5,9 +5,8 @@ import json
 import xml.etree.ElementTree as ET
 
 from .base import Guest, Statistics
-from .device import DEFLATE_ON_OOM, REPORTING, STATS, Device, in_order, look_at_device
+from .device import LIBVIRT_ATTRIBUTES, STATS, Device, in_order, look_at_device
 from .errors import BalloonError, NoBalloonError, UnreachableError
-
 from .qmp import CommandError
 
 try:
@@ -15,6 +14,9 @@ try:
 except ImportError as missing:
     raise UnreachableError("libvirt domains need python3-libvirt "
                            "(apt-get install python3-libvirt)") from missing
+
+# without this the library prints every error that it also raises
+libvirt.registerErrorHandler(lambda *_: None, None)
 
 KIB = 1024
 # libvirt's own name, our name, libvirt's unit in bytes
@@ -32,14 +34,8 @@ LIBVIRT_NAMES = (
 )
 
 
-# libvirt's name in <memballoon> and the feature
-ATTRIBUTES = {"autodeflate": DEFLATE_ON_OOM, "freePageReporting": REPORTING}
-
-
 def connect(uri, complaint):
     """Return a connection to libvirt."""
-    # without this the library prints every error that it also raises
-    libvirt.registerErrorHandler(lambda *_: None, None)
     try:
         return libvirt.open(uri)
     except libvirt.libvirtError as error:
@@ -116,7 +112,7 @@ class LibvirtGuest(Guest):
         if self._monitor:
             alias = memballoon.find("alias").get("name")
             return look_at_device(self._ask_qemu, f"/machine/peripheral/{alias}")
-        return Device(offered=in_order({STATS} | {word for name, word in ATTRIBUTES.items()
+        return Device(offered=in_order({STATS} | {word for word, name in LIBVIRT_ATTRIBUTES.items()
                                                   if memballoon.get(name) == "on"}))
 
     def xml(self, defined=False):

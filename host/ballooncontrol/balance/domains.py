@@ -47,7 +47,6 @@ def use_event_loop():
     """Have libvirt's events delivered by asyncio; once per process."""
     if not _event_loops:
         import libvirtaio
-        libvirt.registerErrorHandler(lambda *_: None, None)
         _event_loops.append(libvirtaio.virEventRegisterAsyncIOImpl())
 
 

@@ -4,12 +4,11 @@
 import time
 import xml.etree.ElementTree as ET
 
-from ..device import DEFLATE_ON_OOM, REPORTING
+from ..device import LIBVIRT_ATTRIBUTES
 from .facts import Facts
 
 UNITS = {"B": 1, "BYTES": 1, "K": 1 << 10, "KB": 1000, "KIB": 1 << 10, "M": 1 << 20, "MB": 10 ** 6,
          "MIB": 1 << 20, "G": 1 << 30, "GB": 10 ** 9, "GIB": 1 << 30}
-ATTRIBUTES = {DEFLATE_ON_OOM: "autodeflate", REPORTING: "freePageReporting"}
 # mediated devices that pin no more than they use at the moment
 NOT_PINNING = ("vfio-ccw", "vfio-ap")
 USUAL_HUGE_BYTES = 2 << 20
@@ -98,7 +97,7 @@ class Places:
 
     def balloon(self, word):
         """A property of the balloon, for the next start."""
-        attribute = ATTRIBUTES[word]
+        attribute = LIBVIRT_ATTRIBUTES[word]
         memballoon = self._root.find("devices/memballoon") if self._root is not None else None
         attributes = {"model": "virtio"} if memballoon is None else dict(memballoon.attrib)
         if attributes.get(attribute) == "on":

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ..balance.bare import HUGE, PINNED, VFIO
 from ..balance.domains import find_obstacles, read_statistics
+from ..device import LIBVIRT_ATTRIBUTES
 from ..domain import KIB, libvirt
 from ..errors import BalloonError, UnreachableError
 from .sample import Sample, Silence
@@ -15,15 +16,12 @@ from .sample import Sample, Silence
 # libvirt's calls block, and one that hangs is lost for the others
 THREADS = 4
 REASON_OF = {VFIO: "vfio", HUGE: "hugetlb", PINNED: "pinned"}
-ATTRIBUTES = {"free-page-reporting": "freePageReporting", "deflate-on-oom": "autodeflate"}
 
 
 class Domains:
     """The domains of one libvirt."""
 
     def __init__(self, uri):
-        # without this the library prints every error that it also raises
-        libvirt.registerErrorHandler(lambda *_: None, None)
         self._uri = uri
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="libvirt")
 
@@ -98,4 +96,4 @@ def make_sample(guest, name, stats, description):
         inhibited=frozenset(REASON_OF[words] for words in find_obstacles(root)),
         # libvirt leaves out what it left to QEMU, and QEMU's default is off
         properties={ours: memballoon.get(theirs, "off") == "on"
-                    for ours, theirs in ATTRIBUTES.items()})
+                    for ours, theirs in LIBVIRT_ATTRIBUTES.items()})
