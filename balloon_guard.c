@@ -420,17 +420,6 @@ static void vbal_guard_sum_zones(struct vbal_signals *s)
 	}
 }
 
-static unsigned long vbal_guard_stalls(void)
-{
-	const int stall = ALLOCSTALL_NORMAL - ZONE_NORMAL;
-	unsigned long sum = 0;
-	int zid;
-
-	for (zid = 0; zid <= ZONE_MOVABLE; zid++)
-		sum += vbal_event_sum(stall + zid);
-	return sum;
-}
-
 static unsigned long vbal_guard_swapped_out(void)
 {
 	unsigned long sum = vbal_event_sum(PSWPOUT);
@@ -508,7 +497,7 @@ void vbal_guard_sample(struct vbal_signals *s, unsigned long held_pages,
 		.slab_pages = vbal_guard_slab(),
 		.swapped_out = vbal_guard_swapped_out(),
 		.kswapd_pages = vbal_reclaim_sum(PGSTEAL_KSWAPD),
-		.alloc_stalls = vbal_guard_stalls(),
+		.alloc_stalls = vbal_stalls(vbal_event_sum),
 		.own_stalls = own_stalls,
 	};
 	if (!held_in_total)

@@ -222,13 +222,9 @@ static unsigned int vbal_pages_max_order(const struct vbal_pages *vp,
  */
 bool vbal_pages_is_scattered(struct vbal_pages *vp)
 {
-	unsigned long nr_pages = 0;
-	unsigned int order;
+	unsigned long limit = totalram_pages() / (vp->scattered ? 128 : 16);
 
-	for (order = 0; order < VBAL_BLOCK_ORDER; order++)
-		nr_pages += vbal_reclaim_pieces(order);
-	vp->scattered = nr_pages >
-			totalram_pages() / (vp->scattered ? 128 : 16);
+	vp->scattered = vbal_reclaim_pieces(VBAL_BLOCK_ORDER) > limit;
 	return vp->scattered;
 }
 

@@ -101,19 +101,24 @@ unsigned long vbal_reclaim_largest(void)
 }
 
 static unsigned long vbal_zone_pieces(const struct zone *zone,
-				      unsigned int order)
+				      unsigned int end_order)
 {
-	return READ_ONCE(zone->free_area[order].nr_free) << order;
+	unsigned long nr_pages = 0;
+	unsigned int order;
+
+	for (order = 0; order < end_order; order++)
+		nr_pages += READ_ONCE(zone->free_area[order].nr_free) << order;
+	return nr_pages;
 }
 
 /**
  * vbal_reclaim_pieces() - how much is free in pieces
- * @order: of so many pages, not joined to larger ones
+ * @end_order: smaller than this
  *
  * Context: any; takes no lock.
  * Return: pages, over all zones.
  */
-unsigned long vbal_reclaim_pieces(unsigned int order)
+unsigned long vbal_reclaim_pieces(unsigned int end_order)
 {
 	unsigned long nr_pages = 0;
 	struct zone *zones;
@@ -123,7 +128,8 @@ unsigned long vbal_reclaim_pieces(unsigned int order)
 		zones = NODE_DATA(nid)->node_zones;
 		for (i = 0; i < MAX_NR_ZONES; i++)
 			if (managed_zone(&zones[i]))
-				nr_pages += vbal_zone_pieces(&zones[i], order);
+				nr_pages +=
+					vbal_zone_pieces(&zones[i], end_order);
 	}
 	return nr_pages;
 }
@@ -288,18 +294,6 @@ static void vbal_reclaim_keep(struct vbal_reclaim *r, struct page *page)
 		__free_pages(page, VBAL_RECLAIM_ORDER);
 }
 
-/* Anybody's stalls, as far as this CPU has counted them. */
-static unsigned long vbal_reclaim_seen_here(void)
-{
-	const int stall = ALLOCSTALL_NORMAL - ZONE_NORMAL;
-	unsigned long sum = 0;
-	int zid;
-
-	for (zid = 0; zid <= ZONE_MOVABLE; zid++)
-		sum += vbal_event_here(stall + zid);
-	return sum;
-}
-
 /**
  * vbal_reclaim_alloc() - an allocation that may reclaim
  * @r: the reclaim
@@ -307,7 +301,7 @@ static unsigned long vbal_reclaim_seen_here(void)
  * @gfp: by which means
  * @order: of so many pages
  *
- * Whether it did is counted: nobody else was short of memory then.
+ * Whether it did is counted, lest the guard take it for somebody's need.
  *
  * Context: process context, may sleep.
  * Return: the block or NULL.
@@ -316,9 +310,9 @@ struct page *vbal_reclaim_alloc(struct vbal_reclaim *r, int nid, gfp_t gfp,
 				unsigned int order)
 {
 	unsigned int cpu = raw_smp_processor_id();
-	unsigned long before = vbal_reclaim_seen_here();
+	unsigned long before = vbal_stalls(vbal_event_here);
 	struct page *page = alloc_pages_node(nid, gfp, order);
-	unsigned long nr_stalls = vbal_reclaim_seen_here() - before;
+	unsigned long nr_stalls = vbal_stalls(vbal_event_here) - before;
 
 	if (raw_smp_processor_id() != cpu)
 		nr_stalls = 1;

@@ -183,6 +183,21 @@ static inline unsigned long vbal_event_here(int item)
 #endif
 }
 
+/*
+ * Allocations that stalled, by vbal_event_sum() or vbal_event_here(). The zones'
+ * counters are neighbours, whichever zones this kernel has.
+ */
+static inline unsigned long vbal_stalls(unsigned long (*count)(int item))
+{
+	const int stall = ALLOCSTALL_NORMAL - ZONE_NORMAL;
+	unsigned long sum = 0;
+	int zid;
+
+	for (zid = 0; zid <= ZONE_MOVABLE; zid++)
+		sum += count(stall + zid);
+	return sum;
+}
+
 #ifdef VBAL_HAVE_NODE_PGSCAN
 #define vbal_reclaim_sum(item) global_node_page_state(item)
 #else

@@ -48,7 +48,7 @@ struct vbal_reclaim {
 unsigned long vbal_zone_room(struct zone *zone);
 unsigned long vbal_node_room(int nid);
 unsigned long vbal_reclaim_largest(void);
-unsigned long vbal_reclaim_pieces(unsigned int order);
+unsigned long vbal_reclaim_pieces(unsigned int end_order);
 struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order, bool pieces);
 struct page *vbal_reclaim_alloc(struct vbal_reclaim *r, int nid, gfp_t gfp,
 				unsigned int order);

@@ -317,28 +317,30 @@ void test_gather(struct list_head *in_use)
 /* Free pages that are not in pieces. */
 unsigned long test_pages_in_blocks(void)
 {
-	unsigned long nr_pages = 0;
-	unsigned int order;
-
-	for (order = VBAL_BLOCK_ORDER; order <= VBAL_MAX_ORDER; order++)
-		nr_pages += vbal_reclaim_pieces(order);
-	return nr_pages;
+	return vbal_reclaim_pieces(VBAL_NR_ORDERS) -
+	       vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
 }
 
-/* As compaction does it: isolate, lock both, exchange, let go of the old one. */
-int test_exchange_page(struct page *page, struct page *newpage)
+/* As compaction does it with a page that it has a reference of and locked. */
+int test_exchange_locked_page(struct page *page, struct page *newpage,
+			      enum migrate_mode mode)
 {
 	int ret;
 
-	get_page(page);
-	lock_page(page);
 	lock_page(newpage);
 	balloon_mops.isolate_page(page, 0);
-	ret = balloon_mops.migrate_page(newpage, page, MIGRATE_SYNC);
+	ret = balloon_mops.migrate_page(newpage, page, mode);
 	if (ret)
 		balloon_mops.putback_page(page);
 	unlock_page(newpage);
 	unlock_page(page);
 	put_page(page);
 	return ret;
+}
+
+int test_exchange_page(struct page *page, struct page *newpage)
+{
+	get_page(page);
+	lock_page(page);
+	return test_exchange_locked_page(page, newpage, MIGRATE_SYNC);
 }

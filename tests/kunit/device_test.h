@@ -10,6 +10,7 @@
 #define _VBALLOON_DEVICE_TEST_H
 
 #include <kunit/test.h>
+#include <linux/migrate_mode.h>
 #include <linux/virtio_balloon.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
@@ -71,6 +72,8 @@ void test_expect_books(struct kunit *test);
 bool test_books_have_held(struct vbal_dev *vb);
 bool test_books_agree(struct vbal_dev *vb);
 int test_exchange_page(struct page *page, struct page *newpage);
+int test_exchange_locked_page(struct page *page, struct page *newpage,
+			      enum migrate_mode mode);
 void test_expect_no_leak(struct kunit *test, unsigned long own_before);
 bool test_sleeps(struct vbal_vq *q);
 

@@ -665,6 +665,15 @@ static void set_missed(struct kunit *test, struct guard_test *t)
 	t->s.now_ms += 50;
 }
 
+/* And it goes on: so what was taken goes back. */
+static void give_back_missed(struct kunit *test, struct guard_test *t)
+{
+	set_missed(test, t);
+	t->s.missed[VBAL_REFAULTED] += MIB(2);
+	t->s.free_pages -= MIB(2);
+	t->s.held_pages -= watch(t);
+}
+
 static void
 missed_pages_that_fill_free_memory_are_given_back(struct kunit *test)
 {
@@ -1156,11 +1165,8 @@ static void what_comes_back_anyway_ends_no_hold_off(struct kunit *test)
 	unsigned int i;
 	u64 given_at_ms;
 
-	set_missed(test, t);
-	t->s.missed[VBAL_REFAULTED] += MIB(2);
-	t->s.free_pages -= MIB(2);
+	give_back_missed(test, t);
 	given_at_ms = t->s.now_ms;
-	t->s.held_pages -= watch(t);
 	KUNIT_EXPECT_EQ(test, t->g.nr_give_backs, 1);
 	t->g.foreign_per_s[VBAL_REFAULTED] = MIB(40);
 	for (i = 0; i < 8; i++) {
@@ -1182,10 +1188,7 @@ static void each_hold_off_has_a_trial_of_its_own(struct kunit *test)
 {
 	struct guard_test *t = test->priv;
 
-	set_missed(test, t);
-	t->s.missed[VBAL_REFAULTED] += MIB(2);
-	t->s.free_pages -= MIB(2);
-	t->s.held_pages -= watch(t);
+	give_back_missed(test, t);
 	KUNIT_EXPECT_GT(test, t->g.undone_pages, 0);
 	t->s.now_ms += 6000;
 	t->s.missed[VBAL_REFAULTED] += MIB(200);
@@ -1221,11 +1224,8 @@ static void oom_does_not_prolong_the_trial(struct kunit *test)
 	struct guard_test *t = test->priv;
 	u64 given_at_ms;
 
-	set_missed(test, t);
-	t->s.missed[VBAL_REFAULTED] += MIB(2);
-	t->s.free_pages -= MIB(2);
+	give_back_missed(test, t);
 	given_at_ms = t->s.now_ms;
-	t->s.held_pages -= watch(t);
 	while (t->s.now_ms < given_at_ms + 5500) {
 		t->s.now_ms += 500;
 		if (t->s.now_ms == given_at_ms + 4000)

@@ -478,24 +478,13 @@ static void alloc_of_pieces_breaks_no_block(struct kunit *test)
 	test_gather(&in_use);
 }
 
-static unsigned long nr_stalls_of_all(void)
-{
-	const int stall = ALLOCSTALL_NORMAL - ZONE_NORMAL;
-	unsigned long sum = 0;
-	int zid;
-
-	for (zid = 0; zid <= ZONE_MOVABLE; zid++)
-		sum += vbal_event_sum(stall + zid);
-	return sum;
-}
-
 /* The guard takes them for nobody's need: neither too many nor too few of them. */
 static void own_stalls_are_those_that_the_kernel_counts(struct kunit *test)
 {
 	struct pages_test *t = test->priv;
 	struct vbal_reclaim *r = &t->vp.reclaim;
 	gfp_t gfp = vbal_pages_gfp_block();
-	unsigned long before = nr_stalls_of_all();
+	unsigned long before = vbal_stalls(vbal_event_sum);
 	struct page *page, *next;
 	LIST_HEAD(blocks);
 
@@ -509,7 +498,7 @@ static void own_stalls_are_those_that_the_kernel_counts(struct kunit *test)
 	if (IS_ENABLED(CONFIG_VM_EVENT_COUNTERS))
 		KUNIT_EXPECT_GE(test, vbal_reclaim_stalls(r), 1UL);
 	KUNIT_EXPECT_LE(test, vbal_reclaim_stalls(r),
-			nr_stalls_of_all() - before);
+			vbal_stalls(vbal_event_sum) - before);
 	list_for_each_entry_safe(page, next, &blocks, lru)
 		__free_pages(page, VBAL_RECLAIM_ORDER);
 }

@@ -394,16 +394,8 @@ static void sim_exchange(struct sim *s, struct page *page, struct page *newpage)
 	enum migrate_mode mode = sim_chance(s, 50) ? MIGRATE_SYNC :
 						     MIGRATE_ASYNC;
 	unsigned long held = vbal_pages_held(&s->vb->size.pages);
-	int ret;
+	int ret = test_exchange_locked_page(page, newpage, mode);
 
-	lock_page(newpage);
-	balloon_mops.isolate_page(page, 0);
-	ret = balloon_mops.migrate_page(newpage, page, mode);
-	if (ret)
-		balloon_mops.putback_page(page);
-	unlock_page(newpage);
-	unlock_page(page);
-	put_page(page);
 	put_page(newpage);
 	if (ret && ret != -EAGAIN)
 		sim_fail(s, "a page that moves: %d", ret);
