@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The tests' own counting: what went wrong is seen, whatever else went well."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import vbalcount
 import vbalkunit
 
@@ -82,3 +86,36 @@ def test_only_listed_skips_are_allowed(tmp_path):
 def test_closing_lines_are_understood():
     assert vbalcount.CLOSING.match(vbalcount.closing(1, 2, 3)).groups() == ("1", "2", "3")
     assert vbalcount.CLOSING.match("4 passed, 5 failed").groups() == ("4", "5", None)
+
+
+def test_what_failed_is_named_with_its_reason(tmp_path):
+    (tmp_path / "conftest.py").write_text(f"""import sys
+sys.path.insert(0, {str(Path(vbalcount.__file__).parent)!r})
+from vbalcount import close_pytest as pytest_unconfigure
+""", "utf-8")
+    (tmp_path / "test_it.py").write_text("""import pytest
+
+@pytest.fixture
+def broken():
+    raise OSError("no dog")
+
+def test_good():
+    pass
+
+def test_bad():
+    assert 1 == 2, "one is\\n  not two"
+
+def test_worse(broken):
+    pass
+
+def test_skipped():
+    pytest.skip("needs a dog")
+""", "utf-8")
+    run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path],
+                         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    lines = run.stdout.splitlines()
+    assert [line for line in lines if line.startswith(vbalcount.FAILED)] == [
+        "failed: test_it.py::test_skipped: a skip that is not allowed: needs a dog",
+        "failed: test_it.py::test_bad: AssertionError: one is not two assert 1 == 2",
+        "failed: test_it.py::test_worse: OSError: no dog"]
+    assert lines[-1] == "1 passed, 3 failed, 0 skipped"

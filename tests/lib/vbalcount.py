@@ -7,11 +7,18 @@ from pathlib import Path
 ALLOWED = Path(__file__).resolve().parents[1] / "allowed-skips"
 # As `closing` words it; suites that never skip leave the last number out.
 CLOSING = re.compile(r"^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$")
+# How a suite names what failed; tests/run/test repeats these lines at its end.
+FAILED = "failed: "
 
 
 def closing(passed, failed, skipped):
     """Return the line that every suite ends with."""
     return f"{passed} passed, {failed} failed, {skipped} skipped"
+
+
+def tell_failed(name, reason=""):
+    """Name what failed, and why in so many words, on a line of its own."""
+    print(f"{FAILED}{name}" + (f": {' '.join(reason.split())}"[:400] if reason else ""))
 
 
 def _pattern(text):
@@ -45,16 +52,27 @@ def end_pytest(session):
         session.exitstatus = 1
 
 
+def _failures(reporter):
+    """Return (name, reason) of each failure and error, the reason as pytest's summary has it."""
+    reports = [*reporter.stats.get("failed", []), *reporter.stats.get("error", [])]
+    return [(report.nodeid, getattr(getattr(report.longrepr, "reprcrash", None), "message", ""))
+            for report in reports]
+
+
 def close_pytest(config):
-    """Print the skips and the closing line; for pytest_unconfigure()."""
+    """Print the skips, the failures and the closing line; for pytest_unconfigure()."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or config.option.collectonly:
         return
     skips = _skips(reporter)
     wrong = forbidden(skips)
     for name, reason in skips:
-        print(f"{'skipped, not allowed:' if (name, reason) in wrong else 'skipped:'} "
-              f"{name}: {reason}")
-    failed = sum(len(reporter.stats.get(kind, [])) for kind in ("failed", "error"))
-    print(closing(len(reporter.stats.get("passed", [])), failed + len(wrong),
+        if (name, reason) in wrong:
+            tell_failed(name, f"a skip that is not allowed: {reason}")
+        else:
+            print(f"skipped: {name}: {reason}")
+    failures = _failures(reporter)
+    for name, reason in failures:
+        tell_failed(name, reason)
+    print(closing(len(reporter.stats.get("passed", [])), len(failures) + len(wrong),
                   len(skips) - len(wrong)))
