@@ -114,6 +114,19 @@ static const char *const vbal_pressure_names[] = {
 
 static_assert(ARRAY_SIZE(vbal_pressure_names) == VBAL_NR_PRESSURES);
 
+/* So many each second, for so long: also where a long has 32 bits. */
+static unsigned long vbal_rate_count(unsigned long per_s, u64 age_ms)
+{
+	return mul_u64_u32_div(per_s, min_t(u64, age_ms, U32_MAX),
+			       MSEC_PER_SEC);
+}
+
+static unsigned long vbal_count_rate(unsigned long count, u64 age_ms)
+{
+	return mul_u64_u32_div(count, MSEC_PER_SEC,
+			       clamp_t(u64, age_ms, 1, U32_MAX));
+}
+
 /* How far @a is beyond @b; counters of a CPU going offline may step back. */
 static unsigned long vbal_beyond(unsigned long a, unsigned long b)
 {
@@ -564,12 +577,12 @@ static bool vbal_guard_misses(const struct vbal_guard *g,
 	unsigned long limit = clamp(s->total_pages / 1024,
 				    VBAL_MISSED_MIN_PAGES,
 				    VBAL_MISSED_MAX_PAGES);
-	unsigned long age_ms = s->now_ms - g->mark.now_ms;
+	u64 age_ms = s->now_ms - g->mark.now_ms;
 	unsigned int i;
 
 	for (i = 0; i < VBAL_NR_MISSED; i++)
 		if (vbal_beyond(s->missed[i], g->mark.missed[i]) >
-		    limit + 2 * g->foreign_per_s[i] * age_ms / MSEC_PER_SEC)
+		    limit + 2 * vbal_rate_count(g->foreign_per_s[i], age_ms))
 			return true;
 	return false;
 }
@@ -594,17 +607,19 @@ static enum vbal_pressure vbal_guard_compare(const struct vbal_guard *g,
 /* One kind of what comes back: is it the balloon's fault? */
 static void vbal_guard_learn_rate(struct vbal_guard *g, unsigned int i,
 				  unsigned long missed, unsigned long room,
-				  unsigned long age_ms)
+				  u64 age_ms)
 {
 	unsigned long *known = &g->foreign_per_s[i];
 	unsigned long left = *known;
 
-	/* Over, or nearly so: forgotten slowly. */
-	if (2 * missed * MSEC_PER_SEC / age_ms < left)
-		left -= left * min(age_ms, MSEC_PER_SEC) / 8000;
+	/* Over, or nearly so: forgotten slowly, an eighth in a second. */
+	if (vbal_count_rate(missed, age_ms) < left / 2)
+		left -= vbal_rate_count(left,
+					min_t(u64, age_ms, MSEC_PER_SEC)) /
+			8;
 	if (g->dropped_pages)
 		missed = vbal_beyond(missed, room);
-	*known = max(missed * MSEC_PER_SEC / age_ms, left);
+	*known = max(vbal_count_rate(missed, age_ms), left);
 }
 
 /*
@@ -617,13 +632,13 @@ static bool vbal_guard_on_trial(struct vbal_guard *g,
 {
 	unsigned long again =
 		vbal_beyond(s->missed[VBAL_REFAULTED], g->undone_missed);
-	unsigned long age_ms = s->now_ms - g->undone_at_ms;
 
 	if (!g->undone_pages)
 		return false;
 	/* What comes back anyway proves nothing. */
-	again = vbal_beyond(again, g->foreign_per_s[VBAL_REFAULTED] * age_ms /
-					   MSEC_PER_SEC);
+	again = vbal_beyond(again,
+			    vbal_rate_count(g->foreign_per_s[VBAL_REFAULTED],
+					    s->now_ms - g->undone_at_ms));
 	if (!g->dropped_pages && again > 2 * g->undone_pages) {
 		g->hold_ms = 0;
 		g->hold_until_ms = s->now_ms;
@@ -646,7 +661,7 @@ static bool vbal_guard_on_trial(struct vbal_guard *g,
 static void vbal_guard_learn(struct vbal_guard *g, const struct vbal_signals *s)
 {
 	const struct vbal_signals *mark = &g->mark;
-	unsigned long age_ms = s->now_ms - mark->now_ms;
+	u64 age_ms = s->now_ms - mark->now_ms;
 	unsigned long room = vbal_beyond(mark->free_pages, s->free_pages) +
 			     vbal_beyond(s->kswapd_pages, mark->kswapd_pages) +
 			     VBAL_STALL_PAGES * vbal_guard_new_stalls(g, s);
@@ -1080,6 +1095,9 @@ static unsigned long vbal_guard_owed(struct vbal_guard *g,
 	enum vbal_pressure pressure = g->unanswered;
 	unsigned long limit = ULONG_MAX;
 
+	/* Seen while the balloon was empty, perhaps, and long over. */
+	if (s->now_ms - g->pressed_at_ms > VBAL_STALE_MS)
+		pressure = VBAL_CALM;
 	g->unanswered = VBAL_CALM;
 	*why = vbal_pressure_names[pressure];
 	if (s->avail_pages < READ_ONCE(g->reserve_pages) / 2)

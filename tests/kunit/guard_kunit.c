@@ -1031,6 +1031,23 @@ static void watch_of_stalls_is_not_hidden_by_swapping(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, watch(t), MIB(32));
 }
 
+/* As after a balloon that was empty: nobody had to answer. */
+static void pressure_long_over_gives_nothing_back(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	set_tight(t);
+	t->s.held_pages = MIB(200);
+	watch(t);
+	t->s.now_ms += 100;
+	t->s.alloc_stalls += 100;
+	KUNIT_EXPECT_EQ(test, ask(t, MIB(10)), 0);
+	KUNIT_EXPECT_EQ(test, t->g.unanswered, VBAL_PRESSURE_STALL);
+	t->s.now_ms += 20000;
+	KUNIT_EXPECT_EQ(test, watch(t), 0);
+	KUNIT_EXPECT_EQ(test, t->g.unanswered, VBAL_CALM);
+}
+
 /* The balloon's calls into reclaim are no stalls if memory was free after all. */
 static void own_stalls_hide_others_for_a_window_only(struct kunit *test)
 {
@@ -1653,6 +1670,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(watch_of_a_swapping_container_is_silent),
 	KUNIT_CASE(watch_of_a_swapping_guest_gives_back),
 	KUNIT_CASE(watch_of_stalls_is_not_hidden_by_swapping),
+	KUNIT_CASE(pressure_long_over_gives_nothing_back),
 	KUNIT_CASE(own_stalls_hide_others_for_a_window_only),
 	KUNIT_CASE(settle_holds_whatever_is_free),
 	KUNIT_CASE(settle_grows_with_each_relapse),

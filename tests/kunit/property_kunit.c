@@ -110,8 +110,11 @@ static unsigned long draw(struct prop *p, unsigned long nr)
 {
 	u64 value = (u64)prandom_u32_state(&p->rnd) << 32 |
 		    prandom_u32_state(&p->rnd);
+	u64 rest = 0;
 
-	return nr ? value % nr : 0;
+	if (nr)
+		div64_u64_rem(value, nr, &rest);
+	return rest;
 }
 
 /* Often nothing, often very little, seldom as much as there may be. */
