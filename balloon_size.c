@@ -853,8 +853,12 @@ static int vbal_oom_notify(struct notifier_block *nb, unsigned long unused,
 	unsigned long *freed = param;
 	u64 now_ms = vbal_now_ms();
 
-	if (!held)
+	/* What is on its way cannot be had back, but no more need follow it. */
+	if (!held) {
+		if (READ_ONCE(size->state) == VBAL_STATE_INFLATING)
+			vbal_guard_oom_done(&size->guard, 0, now_ms);
 		return NOTIFY_OK;
+	}
 	nr_pages = vbal_oom_relieve(size, now_ms);
 	/* What the size worker has freed meanwhile helps just as well. */
 	left = vbal_pages_held(&size->pages);

@@ -246,6 +246,24 @@ static void oom_leaves_what_is_on_its_way(struct kunit *test)
 	test_unplug(test);
 }
 
+static void oom_with_nothing_held_yet_holds_off(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, RANGE);
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_guard *g = &vb->size.guard;
+	unsigned long freed = 0;
+
+	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
+	KUNIT_EXPECT_EQ(test, atomic64_read(&g->oom_until_ms), 0);
+	fake_host_set_lazy(h, FAKE_REPORT, true);
+	fake_host_set_target(h, FRAMES_64M);
+	KUNIT_EXPECT_TRUE(test, fake_wait(fake_books_count(BOOKS_RANGE)));
+	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
+	KUNIT_EXPECT_EQ(test, freed, 0UL);
+	KUNIT_EXPECT_GT(test, atomic64_read(&g->oom_until_ms), vbal_now_ms());
+	test_unplug(test);
+}
+
 static void oom_gives_back_without_the_host(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, RANGE);
@@ -693,6 +711,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(worker_looks_again_before_it_gives),
 	KUNIT_CASE(oom_gives_back_without_the_host),
 	KUNIT_CASE(oom_leaves_what_is_on_its_way),
+	KUNIT_CASE(oom_with_nothing_held_yet_holds_off),
 	KUNIT_CASE(oom_by_pfn_tells_the_host),
 	KUNIT_CASE(oom_with_must_tell_host_and_silence),
 	KUNIT_CASE(oom_step_that_cannot_be_sent_holds_nobody_up),
