@@ -131,7 +131,9 @@ static enum vbal_pfn_cause vbal_why_no_reports(struct vbal_dev *vb)
 	if (!vbal_use_reporting)
 		return VBAL_PFN_DECLINED;
 	if (!vbal_wire_has(wire, VIRTIO_BALLOON_F_REPORTING))
-		return VBAL_PFN_UNTOLD;
+		return vbal_wire_offers(wire, VIRTIO_BALLOON_F_PAGE_POISON) ?
+			       VBAL_PFN_NOT_TOLD :
+			       VBAL_PFN_UNTOLD;
 	if (vbal_wire_keeps_reported(wire))
 		return VBAL_PFN_POISON;
 	if (!vbal_wire_usable(wire, VBAL_VQ_REPORT))

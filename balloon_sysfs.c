@@ -224,6 +224,8 @@ static const char *const vbal_pfn_cause_texts[VBAL_NR_PFN_CAUSES] = {
 	[VBAL_PFN_DECLINED] = "the module was loaded with reporting=0",
 	[VBAL_PFN_UNTOLD] =
 		"this kernel clears or poisons freed pages, and the device cannot be told (no page poison)",
+	[VBAL_PFN_NOT_TOLD] =
+		"this kernel clears or poisons freed pages, and the module was loaded with page_poison=0",
 	[VBAL_PFN_POISON] =
 		"this kernel poisons freed pages, so the device has to keep them",
 	[VBAL_PFN_NO_QUEUE] = "the device has no queue for free page reports",

@@ -82,6 +82,7 @@ struct dentry;
  * @VBAL_PFN_NOT_OFFERED: the device has no REPORTING
  * @VBAL_PFN_DECLINED: reporting=0
  * @VBAL_PFN_UNTOLD: freed pages have a content that the device cannot be told
+ * @VBAL_PFN_NOT_TOLD: it could be, but for page_poison=0
  * @VBAL_PFN_POISON: the device was told to leave freed pages alone
  * @VBAL_PFN_NO_QUEUE: the device offers REPORTING without its queue
  * @VBAL_PFN_MUST_TELL_HOST: nothing may be taken back without a word
@@ -92,6 +93,7 @@ enum vbal_pfn_cause {
 	VBAL_PFN_NOT_OFFERED,
 	VBAL_PFN_DECLINED,
 	VBAL_PFN_UNTOLD,
+	VBAL_PFN_NOT_TOLD,
 	VBAL_PFN_POISON,
 	VBAL_PFN_NO_QUEUE,
 	VBAL_PFN_MUST_TELL_HOST,

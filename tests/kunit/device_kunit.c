@@ -1299,11 +1299,24 @@ static void poison_reports_to_no_other_host(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, h->nr_range_bytes, 0ULL);
 }
 
+static void poison_that_is_not_told_is_said(struct kunit *test)
+{
+	struct vbal_dev *vb;
+
+	poison_host(test, QEMU | F(PAGE_POISON));
+	vbal_use_page_poison = false;
+	vb = test_plug_bound(test);
+	vbal_use_page_poison = true;
+	KUNIT_EXPECT_EQ(test, vb->pfn_causes, BIT(VBAL_PFN_NOT_TOLD));
+	KUNIT_EXPECT_FALSE(test, vb->report.registered);
+}
+
 static struct kunit_case poison_test_cases[] = {
 	KUNIT_CASE(poison_value_is_told),
 	KUNIT_CASE(poison_sends_blocks_by_pfn),
 	KUNIT_CASE(poison_reports_to_a_host_that_keeps),
 	KUNIT_CASE(poison_reports_to_no_other_host),
+	KUNIT_CASE(poison_that_is_not_told_is_said),
 	{}
 };
 
