@@ -166,17 +166,8 @@ class Bench:
                    for word in line.split()[1:1 + self.row.smp])
 
     def _worker_instructions(self):
-        """Return the run time of the guest's kernel threads, in ns / 1e6.
-
-        With -icount shift=0 an instruction takes a nanosecond of the guest's time: so these
-        are millions of instructions.
-        """
-        if not self.row.icount:
-            return 0
-        text = self.guest.check(
-            "for p in /proc/[0-9]*; do read -r n <$p/comm; read -r t rest <$p/schedstat; "
-            "case $n in kworker*|vballoon*) echo $t;; esac; done 2>/dev/null")
-        return sum(int(word) for word in text.split()) / 1e6
+        """Return what the guest's kernel threads have run, in millions of instructions."""
+        return self.guest.kernel_threads_ns() / 1e6 if self.row.icount else 0
 
     def _huge_blocks(self):
         """Return the guest's free blocks of 2 MiB, larger ones counted as two."""

@@ -54,6 +54,8 @@ METRICS = {
     "given_percent": _share("given, of what was asked"),
     "host_system_s": Metric("host CPU, system", "s", slack=0.05, noise=0.1),
     "host_user_s": Metric("host CPU, user and guest", "s", slack=0.1, noise=0.1),
+    "minsn_per_gib": Metric("the guest's kernel threads, million instructions per GiB", slack=10,
+                            noise=0.02),
     "discards_per_gib": Metric("discard calls per GiB", slack=64),
     "gained_mib": Metric("host gained", "MiB", more_is_better=True, slack=8),
     "gained_percent": _share("host gained, of what was given"),

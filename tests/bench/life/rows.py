@@ -57,10 +57,11 @@ class Row:
 # Page cache
 
 
-def cache_guest(turn, times, mglru=False):
+def cache_guest(turn, times, mglru=False, counted=False):
     """A guest full of clean page cache is asked down to a quarter of its memory."""
     mem_mib = turn.options.size_mib
-    guest = turn.boot(mem_mib, extra_qemu=blank_disk(mem_mib))
+    options = {"smp": 1, "icount": "shift=0,sleep=off", "neighbour": False} if counted else {}
+    guest = turn.boot(mem_mib, extra_qemu=blank_disk(mem_mib), **options)
     if mglru and guest.run(f"echo y >{LRU_GEN}")[0]:
         raise LeftOut("the guest's kernel has no MGLRU")
     turn.fill_cache(times)
@@ -233,6 +234,13 @@ def _cache(name, what, **recipe):
     return Row(name, what, partial(cache_guest, **recipe), goals, SPEED + COST + HARM)
 
 
+def _counted(name, what, **recipe):
+    figures = ("minsn_per_gib", "given_mib", "discards_per_gib", "gained_percent", "huge_percent")
+    return Row(name, what, partial(cache_guest, counted=True, **recipe),
+               (Goal("given_percent", ">=", 100), Goal("minsn_per_gib", "<=", 1, of=IN_TREE),
+                *HARMLESS), figures + HARM, shown=figures + HARM, headline="minsn_per_gib")
+
+
 def _fragments(name, what, run):
     goals = (Goal("seconds_100", "<=", 1, of=IN_TREE), Goal("given_percent", ">=", 100),
              Goal("gained_percent", ">=", 1, of=IN_TREE), Goal("large_mib", ">=", 1, of=IN_TREE),
@@ -255,6 +263,9 @@ ROWS = (
     _cache("cache-warm", "full of files that were read three times", times=WARM),
     _cache("mglru-cold", "read once, kernel with MGLRU", times=COLD, mglru=True),
     _cache("mglru-warm", "read three times, kernel with MGLRU", times=WARM, mglru=True),
+    _counted("counted-cold", "cache-cold with one CPU that counts its instructions", times=COLD),
+    _counted("counted-warm", "cache-warm, counted", times=WARM),
+    _counted("counted-mglru", "mglru-cold, counted", times=COLD, mglru=True),
     Row("streaming", "1 GiB, reads 2 GiB again and again, asked to 512 MiB", streaming_guest,
         (Goal("given_percent", ">=", 100), Goal("seconds_100", "<=", 1, of=IN_TREE),
          Goal("speed_kept", ">=", 95), *HARMLESS),

@@ -194,9 +194,11 @@ class Watch:
         asked_mib = guest.mem_mib - target_mib
         with self.noting(figures), self.qemu.counting_calls() as calls:
             user, system = processor_seconds(guest.qemu_pid)
+            threads_ns = self._threads_ns()
             guest.balloon(target_mib * MIB)
             curve = self.follow(asked_mib, limit_seconds)
             user_after, system_after = processor_seconds(guest.qemu_pid)
+            threads_ns = self._threads_ns() - threads_ns
         given = curve.given_mib()
         figures.update(
             asked_mib=asked_mib, given_mib=given, given_percent=100 * given / asked_mib,
@@ -204,10 +206,15 @@ class Watch:
             large_mib=self.large_mib())
         for share, name in ((0.9, "seconds_90"), (0.99, "seconds_99"), (1, "seconds_100")):
             figures[name] = curve.seconds_to(share)
+        if threads_ns and given:
+            figures["minsn_per_gib"] = threads_ns / 1e6 * 1024 / given
         if calls and given:
             figures["discards_per_gib"] = calls["system_calls"] * 1024 / given
         self._note_resident(figures, resident, huge, given)
         return figures, curve
+
+    def _threads_ns(self):
+        return self.guest.kernel_threads_ns() if self.guest.counts_instructions else 0
 
     def _note_resident(self, figures, resident, huge, given):
         resident_after, huge_after = self.wait_steady()
