@@ -32,6 +32,8 @@ def test_balloon_and_its_period():
     ("<hostdev mode='subsystem' type='pci'/>", "", "VFIO"),
     ("<hostdev mode='subsystem' type='mdev'/>", "", "VFIO"),
     ("<interface type='vdpa'/>", "", "VFIO"),
+    ("<interface type='hostdev'/>", "", "VFIO"),
+    ("<disk type='nvme'/>", "", "VFIO"),
     ("", "<memoryBacking><hugepages/></memoryBacking>", "huge pages"),
     ("", "<memoryBacking><locked/></memoryBacking>", "locked"),
 ])
@@ -39,8 +41,11 @@ def test_what_keeps_memory_from_the_host(devices, rest, word):
     assert word in describe(devices, rest).obstacle
 
 
-def test_usb_devices_are_no_obstacle():
-    assert describe("<hostdev mode='subsystem' type='usb'/>").obstacle is None
+@pytest.mark.parametrize("device", [
+    "<hostdev mode='subsystem' type='usb'/>", "<interface type='network'/>",
+    "<hostdev mode='subsystem' type='mdev' model='vfio-ap'/>"])
+def test_other_devices_are_no_obstacle(device):
+    assert describe(device).obstacle is None
 
 
 def test_metadata_and_hard_limit():

@@ -67,7 +67,7 @@ def test_a_guest_that_has_it_all(balloonctl, path):
 def test_a_device_that_may_discard_is_no_obstacle(balloonctl, path):
     with FakeQemu(path, polling_s=10) as qemu:
         qemu.virtio_status = virtio_status()
-        qemu.devices = ["vfio-pci"]
+        qemu.devices = ["vfio-pci", "vfio-ap"]
         qemu.properties["/machine/peripheral/device0", "x-balloon-allowed"] = True
         assert codes(balloonctl("doctor", "--json", path)) == []
 
@@ -167,7 +167,7 @@ def test_locked_memory_of_a_real_qemu(balloonctl, path):
 
 def test_the_types_that_pin_memory_are_qemus(path):
     """QEMU's own names of them are those that are looked for."""
-    from ballooncontrol.doctor.qemu import VFIO_WORDS
+    from ballooncontrol.pinning import NOT_PINNING, pins
     from ballooncontrol.qmp import QmpConnection
     with BareQemu(path):
         connection = QmpConnection(path)
@@ -177,7 +177,7 @@ def test_the_types_that_pin_memory_are_qemus(path):
     assert "vfio-pci" in types
     for kind in types:
         if "vfio" in kind and "bridge" not in kind:
-            assert any(word in f"child<{kind}>" for word in VFIO_WORDS), kind
+            assert pins(f"child<{kind}>") or kind in NOT_PINNING, kind
 
 
 # Rules and places
@@ -243,6 +243,8 @@ def test_only_a_migration_asks_for_hints():
     ("<devices><interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface></devices>",
      {"pinning": ("interface vdpa /dev/vhost-vdpa-0",)}),
     ("<devices><interface type='hostdev'/></devices>", {"pinning": ("interface hostdev",)}),
+    ("<devices><disk type='nvme'><source type='pci' namespace='1'><address bus='0x03'/></source>"
+     "</disk></devices>", {"pinning": ("disk nvme 0000:03:00.0",)}),
     ("<devices><hostdev type='mdev' model='vfio-ap'/></devices>", {}),
     ("<devices><interface type='network'/><hostdev type='usb'/></devices>", {}),
 ])

@@ -146,10 +146,13 @@ def test_paused_guest_does_not_run(balloonctl, tmp_path):
     assert set(found["balloonctl_guest_running"].values()) == {0}
 
 
-@pytest.mark.parametrize("devices, inhibited", [([], 0), (["vfio-pci"], 1)])
-def test_discards_inhibited_by_vfio(balloonctl, tmp_path, devices, inhibited):
+@pytest.mark.parametrize("devices, allowed, inhibited", [
+    ([], False, 0), (["vfio-pci"], False, 1), (["vfio-pci"], True, 0), (["vfio-ap"], False, 0),
+    (["vfio-ap", "vhost-vdpa-device-pci"], False, 1)])
+def test_discards_inhibited_by_vfio(balloonctl, tmp_path, devices, allowed, inhibited):
     with FakeQemu(tmp_path / "qmp") as qemu:
         qemu.devices = devices
+        qemu.properties["/machine/peripheral/device0", "x-balloon-allowed"] = allowed
         found = read(balloonctl("export", *PATIENT, tmp_path / "qmp").out)
     by_reason = {labels[-1]: value for labels, value in
                  found["balloonctl_guest_discards_inhibited"].items()}

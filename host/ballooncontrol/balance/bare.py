@@ -10,10 +10,11 @@ from pathlib import Path
 from ..base import Statistics
 from ..errors import BalloonError, NoBalloonError, UnreachableError
 from ..guests import BALLOON_TYPE, read_report
+from ..pinning import ALLOWED, HUGE, MOST_PINNED_BYTES, PINNED, VFIO, pins
 from ..qmp import CommandError
 from .host import Process
 from .link import QmpLink, command
-from .model import FRAME_BYTES, MIB, Facts, Guest
+from .model import FRAME_BYTES, Facts, Guest
 
 CONNECT_S = 5
 ANSWER_S = 5
@@ -28,12 +29,6 @@ SLOW_LOOK = b"".join((command("query-status"), command("query-migrate"),
 # no new attempt at a socket that failed before so long; doubled each time
 FIRST_RETRY_S = 1
 LAST_RETRY_S = 60
-VFIO_WORDS = ("<vfio-", "<vhost-vdpa")
-VFIO = "a VFIO device pins its memory: a balloon frees nothing"
-HUGE = "its memory is huge pages from the host's pool: a balloon frees nothing"
-PINNED = "its memory is locked or pinned: a balloon frees nothing"
-# QEMU pins a little for its own input and output
-MOST_PINNED_BYTES = 64 * MIB
 # what comes of an answer that is no such answer
 NONSENSE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 MIGRATING = ("setup", "active", "postcopy-active", "postcopy-paused", "postcopy-recover",
@@ -249,9 +244,9 @@ class BareGuest:
             if ram_bytes != self._ram_bytes:
                 self._ram_bytes = ram_bytes
                 self.guest.set_limits(self._watcher.limits(self.guest.name, ram_bytes))
-        self._device, pinned = find_devices(folders)
+        self._device, suspects = find_devices(folders)
         self._obstacle = find_obstacle(status, migration)
-        if self._obstacle is None and pinned:
+        if self._obstacle is None and await any_pins(self._link, suspects, ANSWER_S):
             self._obstacle = VFIO
         huge_bytes, pinned_bytes = self._process.held_bytes()
         if self._obstacle is None and huge_bytes:
@@ -295,18 +290,29 @@ def senseless(error):
 
 
 def find_devices(folders):
-    """Return the balloon's path, and whether a device pins the guest's memory."""
-    balloon, pinned = None, False
+    """Return the balloon's path, and those of devices that may pin the guest's memory."""
+    balloon, suspects = None, []
     for folder, children in zip(FOLDERS, folders):
         if isinstance(children, CommandError):
             raise children
         for child in children:
+            path = f"{folder}/{child['name']}"
             if BALLOON_TYPE.fullmatch(child["type"]):
-                balloon = f"{folder}/{child['name']}"
-            pinned |= any(word in child["type"] for word in VFIO_WORDS)
+                balloon = path
+            elif pins(child["type"]):
+                suspects.append(path)
     if balloon is None:
         raise NoBalloonError("has no balloon device")
-    return balloon, pinned
+    return balloon, suspects
+
+
+async def any_pins(link, suspects, timeout_s):
+    """True if one of these devices pins memory: it does unless it was told that it does not."""
+    if not suspects:
+        return False
+    answers = await link.run(*(command("qom-get", path=path, property=ALLOWED)
+                               for path in suspects), timeout_s=timeout_s)
+    return any(answer is not True for answer in answers)
 
 
 def find_obstacle(status, migration):

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from ..base import Statistics
 from ..domain import KIB, LIBVIRT_NAMES, libvirt
 from ..errors import BalloonError, UnreachableError
+from ..pinning import find_obstacles
 from . import config
-from .bare import HUGE, PINNED, VFIO
 from .model import Facts, Guest
 
 # one that waits for a hung domain is lost for the others
@@ -55,18 +55,6 @@ def read_statistics(stats):
     values = {ours: stats[f"balloon.{theirs}"] * unit for theirs, ours, unit in LIBVIRT_NAMES
               if f"balloon.{theirs}" in stats}
     return Statistics(**values, last_update_unix_s=stats.get("balloon.last-update", 0))
-
-
-def find_obstacles(root):
-    """Yield all that keeps a balloon from freeing anything, in words."""
-    if any(device.get("type") in ("pci", "mdev") for device in
-           root.findall("devices/hostdev")) or root.find(
-               "devices/interface[@type='vdpa']") is not None:
-        yield VFIO
-    if root.find("memoryBacking/hugepages") is not None:
-        yield HUGE
-    if root.find("memoryBacking/locked") is not None:
-        yield PINNED
 
 
 class Description:

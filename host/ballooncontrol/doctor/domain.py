@@ -5,12 +5,11 @@ import time
 import xml.etree.ElementTree as ET
 
 from ..device import LIBVIRT_ATTRIBUTES
+from ..pinning import pinning_elements
 from .facts import Facts
 
 UNITS = {"B": 1, "BYTES": 1, "K": 1 << 10, "KB": 1000, "KIB": 1 << 10, "M": 1 << 20, "MB": 10 ** 6,
          "MIB": 1 << 20, "G": 1 << 30, "GB": 10 ** 9, "GIB": 1 << 30}
-# mediated devices that pin no more than they use at the moment
-NOT_PINNING = ("vfio-ccw", "vfio-ap")
 USUAL_HUGE_BYTES = 2 << 20
 RESTART = "then shut the domain down and start it again (a reboot in the guest is not enough)"
 NO_MONITOR = ("libvirt does not tell what the guest negotiated; --monitor asks QEMU, and libvirt "
@@ -46,12 +45,8 @@ def read_running(root, page_sizes):
 
 def look_for_pinning(root):
     """Yield the devices that keep the domain's memory where it is."""
-    for device in root.findall("devices/hostdev"):
-        if device.get("type") in ("pci", "mdev") and device.get("model") not in NOT_PINNING:
-            yield f"hostdev {device.get('type')} {address(device)}".rstrip()
-    for device in root.findall("devices/interface"):
-        if device.get("type") in ("hostdev", "vdpa"):
-            yield f"interface {device.get('type')} {address(device)}".rstrip()
+    for device in pinning_elements(root):
+        yield f"{device.tag} {device.get('type')} {address(device)}".rstrip()
 
 
 def address(device):

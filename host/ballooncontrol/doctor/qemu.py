@@ -7,9 +7,10 @@ import re
 import time
 from pathlib import Path
 
-from ..balance.bare import FOLDERS, MIGRATING, MOST_PINNED_BYTES, VFIO_WORDS
+from ..balance.bare import FOLDERS, MIGRATING
 from ..balance.host import Process
 from ..device import FREE_PAGE_HINT
+from ..pinning import ALLOWED, MOST_PINNED_BYTES, pins
 from ..qmp import CommandError
 from .facts import Facts
 
@@ -111,8 +112,7 @@ def look_for_pinning(command):
     for folder in FOLDERS:
         for child in command("qom-list", path=folder):
             path = f"{folder}/{child['name']}"
-            if (any(word in child["type"] for word in VFIO_WORDS)
-                    and not get(command, path, "x-balloon-allowed")):
+            if pins(child["type"]) and not get(command, path, ALLOWED):
                 kind = child["type"].removeprefix("child<").removesuffix(">")
                 yield f"{kind} {child['name']}"
 

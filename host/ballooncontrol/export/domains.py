@@ -6,11 +6,11 @@ import contextlib
 import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 
-from ..balance.bare import HUGE, PINNED, VFIO
-from ..balance.domains import find_obstacles, read_statistics
+from ..balance.domains import read_statistics
 from ..device import LIBVIRT_ATTRIBUTES
 from ..domain import KIB, libvirt
 from ..errors import BalloonError, UnreachableError
+from ..pinning import HUGE, PINNED, VFIO, find_obstacles
 from .sample import Sample, Silence
 
 # libvirt's calls block, and one that hangs is lost for the others

@@ -5,12 +5,13 @@ import asyncio
 import glob
 from pathlib import Path
 
-from ..balance.bare import FOLDERS, MOST_PINNED_BYTES, NONSENSE, find_devices, senseless
+from ..balance.bare import FOLDERS, NONSENSE, any_pins, find_devices, senseless
 from ..balance.host import Process
 from ..balance.link import QmpLink, command
 from ..base import Statistics
 from ..errors import BalloonError
 from ..guests import NO_REPORT_YET, read_report
+from ..pinning import MOST_PINNED_BYTES
 from ..qmp import CommandError
 from .sample import PROPERTIES, Sample, Silence
 
@@ -65,7 +66,7 @@ class Look:
     async def sample(self, poll_s):
         """Return what it finds."""
         name, status, sizes, balloon, *folders = await self._run(*FIRST_LOOK)
-        device, vfio = find_devices(folders)
+        device, suspects = find_devices(folders)
         for answer in (name, status, sizes, balloon):
             if isinstance(answer, CommandError):
                 raise answer
@@ -84,7 +85,8 @@ class Look:
             actual_bytes=int(balloon["actual"]) + beside_bytes,
             resident_bytes=self._process.resident_bytes(),
             polling_s=polling_s if isinstance(polling_s, int) else None,
-            statistics=read_statistics(report), inhibited=self._inhibited(vfio),
+            statistics=read_statistics(report),
+            inhibited=self._inhibited(await any_pins(self._link, suspects, self._timeout_s)),
             properties={key: value for key, value in zip(PROPERTIES, properties)
                         if isinstance(value, bool)})
 
