@@ -9,6 +9,9 @@ from .errors import NoDriverError, UnreachableError
 
 POLL_SECONDS = 0.1
 STATISTICS_SECONDS = 10
+# why a guest's processors stand still
+PAUSED, SUSPENDED, CRASHED = "paused", "suspended", "crashed"
+UNDERWAY, LEFT, ENDING = "on its way between two hosts", "on another host now", "shutting down"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@
 import json
 import xml.etree.ElementTree as ET
 
-from .base import Guest, Statistics
+from .base import (UNDERWAY, CRASHED, ENDING, PAUSED, SUSPENDED, Guest,
+                   Statistics)
 from .device import LIBVIRT_ATTRIBUTES, STATS, Device, in_order, look_at_device
 from .errors import BalloonError, NoBalloonError, UnreachableError
 from .qmp import CommandError
@@ -32,6 +33,17 @@ LIBVIRT_NAMES = (
     ("hugetlb_pgalloc", "hugetlb_allocations", 1),
     ("hugetlb_pgfail", "hugetlb_failures", 1),
 )
+
+
+STANDSTILL = {libvirt.VIR_DOMAIN_PAUSED: PAUSED, libvirt.VIR_DOMAIN_PMSUSPENDED: SUSPENDED,
+              libvirt.VIR_DOMAIN_CRASHED: CRASHED, libvirt.VIR_DOMAIN_SHUTDOWN: ENDING}
+
+
+def find_standstill(state, reason):
+    """Return why a domain in that state of libvirt's does not run; nothing if it does."""
+    if (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION):
+        return UNDERWAY
+    return STANDSTILL.get(state, "")
 
 
 def connect(uri, complaint):
@@ -133,9 +145,9 @@ class LibvirtGuest(Guest):
                        for page in capabilities.findall("host/cpu/pages"))
         return sizes or [4 * KIB]
 
-    def is_paused(self):
-        """True while its processors stand still."""
-        return self._call(self._domain.state)[0] == libvirt.VIR_DOMAIN_PAUSED
+    def standstill(self):
+        """Return why its processors stand still, in a word of base.py's; nothing if they run."""
+        return find_standstill(*self._call(self._domain.state))
 
     def is_migrating(self):
         """True while it comes or goes."""

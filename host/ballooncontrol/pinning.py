@@ -14,7 +14,7 @@ ALLOWED = "x-balloon-allowed"
 
 
 def pins(kind):
-    """True if a device of QEMU's pins memory; kind is that of its place, such as child<vfio-pci>."""
+    """True if a device of QEMU's pins memory; kind is such as child<vfio-pci>."""
     return (any(word in kind for word in VFIO_WORDS)
             and not any(f"<{name}" in kind for name in NOT_PINNING))
 

@@ -193,14 +193,15 @@ def find(**facts):
 @pytest.mark.parametrize("facts, expected", [
     ({}, []),
     ({"device": Device(ALL_WORDS, None, "no-driver")}, ["no-driver"]),
-    ({"device": Device(ALL_WORDS, None, "no-driver"), "paused": True}, ["paused"]),
+    ({"device": Device(ALL_WORDS, None, "no-driver"), "standstill": "paused"}, ["paused"]),
+    ({"device": Device(ALL_WORDS, None, "no-driver"), "standstill": "suspended"}, ["paused"]),
     ({"device": Device(ALL_WORDS, None, "failed")}, ["driver-failed"]),
     ({"device": Device(ALL_WORDS, None, "starting")}, ["driver-starting"]),
     ({"device": Device(ALL_WORDS, ("stats",), "running")},
      ["reporting-declined", "deflate-on-oom-declined"]),
     ({"polling_seconds": 300}, ["old-statistics"]),
     ({"now_unix_s": 1041}, ["silent"]),
-    ({"now_unix_s": 1041, "paused": True}, ["paused"]),
+    ({"now_unix_s": 1041, "standstill": "suspended"}, ["paused"]),
     ({"now_unix_s": 1041, "device": Device(ALL_WORDS, ALL_WORDS[1:], "running")}, []),
     ({"last_update_unix_s": 0}, []),
     ({"last_update_unix_s": 0, "device": Device(offered=ALL_WORDS)}, ["silent"]),
@@ -212,6 +213,30 @@ def find(**facts):
 ])
 def test_rules(facts, expected):
     assert find(**facts) == expected
+
+
+@pytest.mark.parametrize("status, problem, change", [
+    ("paused", "paused", "cont"), ("suspended", "suspended", "system_wakeup"),
+    ("inmigrate", "on its way between two hosts", "wait for its end"),
+    ("postmigrate", "on another host now", "examine it there"), ("io-error", "io-error", "cont")])
+def test_a_guest_that_stands_still_lacks_no_driver(balloonctl, path, status, problem, change):
+    with FakeQemu(path, polling_s=10) as qemu:
+        qemu.status = status
+        qemu.virtio_status = virtio_status(negotiated=(), statuses=[])
+        result = balloonctl("doctor", "--json", path)
+    assert (result.status, codes(result)) == (0, ["paused"])
+    finding, = result.json[0]["findings"]
+    assert finding["problem"] == f"the guest is {problem}"
+    assert change in finding["change"]
+
+
+@pytest.mark.parametrize("name, reason, expected", [
+    ("RUNNING", 0, ""), ("PAUSED", 1, "paused"), ("PMSUSPENDED", 0, "suspended"),
+    ("PAUSED", 2, "on its way between two hosts"), ("SHUTDOWN", 0, "shutting down")])
+def test_states_of_a_domain(name, reason, expected):
+    libvirt = pytest.importorskip("libvirt")
+    from ballooncontrol.domain import find_standstill
+    assert find_standstill(getattr(libvirt, f"VIR_DOMAIN_{name}"), reason) == expected
 
 
 def test_only_a_migration_asks_for_hints():
@@ -271,6 +296,16 @@ def test_places_in_a_definition(place, line, words):
     text = getattr(places, place)()
     assert text.startswith(f"virsh edit web, line {line}: ")
     assert words in text
+
+
+@pytest.mark.parametrize("devices, line, tag", [
+    ("<hostdev type='usb'/>\n<interface type='network'/>\n<interface type='hostdev'/>", 4,
+     "<interface>"),
+    ("<hostdev type='usb'/>\n<hostdev type='pci'/>", 3, "<hostdev>"),
+    ("<disk type='file'/>\n<disk type='nvme'/>", 3, "<disk>")])
+def test_the_line_is_that_of_the_device_that_pins(devices, line, tag):
+    places = domain.Places("web", f"<domain><devices>\n{devices}\n</devices></domain>")
+    assert places.devices().startswith(f"virsh edit web, line {line}: take the {tag} away")
 
 
 @pytest.mark.parametrize("word, expected", [

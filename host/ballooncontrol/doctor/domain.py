@@ -3,6 +3,7 @@
 
 import time
 import xml.etree.ElementTree as ET
+from xml.parsers import expat
 
 from ..device import LIBVIRT_ATTRIBUTES
 from ..pinning import pinning_elements
@@ -10,6 +11,7 @@ from .facts import Facts
 
 UNITS = {"B": 1, "BYTES": 1, "K": 1 << 10, "KB": 1000, "KIB": 1 << 10, "M": 1 << 20, "MB": 10 ** 6,
          "MIB": 1 << 20, "G": 1 << 30, "GB": 10 ** 9, "GIB": 1 << 30}
+MEMBALLOON = "devices/memballoon"
 USUAL_HUGE_BYTES = 2 << 20
 RESTART = "then shut the domain down and start it again (a reboot in the guest is not enough)"
 NO_MONITOR = ("libvirt does not tell what the guest negotiated; --monitor asks QEMU, and libvirt "
@@ -27,7 +29,7 @@ def collect(guest):
         guest.name, device, Places(guest.name, guest.xml(defined=True)),
         polling_seconds=guest.polling_seconds(),
         last_update_unix_s=statistics.last_update_unix_s, now_unix_s=time.time(),
-        paused=guest.is_paused(), migrating=guest.is_migrating(), unseen=unseen,
+        standstill=guest.standstill(), migrating=guest.is_migrating(), unseen=unseen,
         host_page_bytes=page_sizes[0], **read_running(running, page_sizes))
 
 
@@ -73,40 +75,51 @@ def huge_page_bytes(hugepages, page_sizes):
     return max(sizes, default=0) or min(page_sizes[1:], default=USUAL_HUGE_BYTES)
 
 
+def lines(text):
+    """Return the line in which each element begins, in the order of ElementTree's iter()."""
+    parser = expat.ParserCreate()
+    found = []
+    parser.StartElementHandler = lambda *_: found.append(parser.CurrentLineNumber)
+    parser.Parse(text, True)
+    return found
+
+
 class Places:
     """Where a domain is changed: its definition, as `virsh edit` shows it."""
 
     def __init__(self, name, defined):
         self._name = name
-        self._lines = (defined or "").splitlines()
         self._root = ET.fromstring(defined) if defined else None
+        self._lines = {} if self._root is None else dict(zip(self._root.iter(), lines(defined)))
 
-    def _edit(self, tag):
-        """Return the command, and the line where the element begins if it is there."""
+    def _edit(self, path):
+        """Return the command, and the line where the element at a path begins if it is there."""
+        return self._edit_element(None if self._root is None else self._root.find(path))
+
+    def _edit_element(self, element):
         if self._root is None:
             return "the XML that the domain is made from (it has no definition)"
-        for number, line in enumerate(self._lines, 1):
-            if line.lstrip().startswith(f"<{tag}"):
-                return f"virsh edit {self._name}, line {number}"
-        return f"virsh edit {self._name}"
+        if element is None:
+            return f"virsh edit {self._name}"
+        return f"virsh edit {self._name}, line {self._lines[element]}"
 
     def balloon(self, word):
         """A property of the balloon, for the next start."""
         attribute = LIBVIRT_ATTRIBUTES[word]
-        memballoon = self._root.find("devices/memballoon") if self._root is not None else None
+        memballoon = self._root.find(MEMBALLOON) if self._root is not None else None
         attributes = {"model": "virtio"} if memballoon is None else dict(memballoon.attrib)
         if attributes.get(attribute) == "on":
             return f"it is on in the domain's definition already: {RESTART.removeprefix('then ')}"
         attributes[attribute] = "on"
         words = " ".join(f"{name}='{value}'" for name, value in attributes.items())
-        return f"{self._edit('memballoon')}: <memballoon {words}>; {RESTART}"
+        return f"{self._edit(MEMBALLOON)}: <memballoon {words}>; {RESTART}"
 
     def statistics(self, seconds):
         """How often QEMU asks."""
         command = f"virsh dommemstat {self._name} --period {seconds} --live"
         if self._root is None:
             return command
-        return (f"{command} --config; or {self._edit('memballoon')}: <stats period='{seconds}'/> "
+        return (f"{command} --config; or {self._edit(MEMBALLOON)}: <stats period='{seconds}'/> "
                 "in <memballoon>")
 
     def hinting(self):
@@ -117,25 +130,36 @@ class Places:
         """The guest goes on."""
         return f"virsh resume {self._name}"
 
+    def wake_up(self):
+        """The guest ends its sleep."""
+        return f"virsh dompmwakeup {self._name}"
+
     def devices(self):
         """What pins memory."""
-        return (f"{self._edit('hostdev')}: take the <hostdev> or <interface> away; or "
-                f"<memballoon model='none'/> and a fixed size; {RESTART}")
+        first = None if self._root is None else next(pinning_elements(self._root), None)
+        what = "device" if first is None else f"<{first.tag}>"
+        return (f"{self._edit_element(first)}: take the {what} away; or <memballoon model='none'/> "
+                f"and a fixed size; {RESTART}")
 
     def unlock(self):
         """What locks memory."""
-        return f"{self._edit('locked')}: take <locked/> out of <memoryBacking>; {RESTART}"
+        return self._backing("locked", "<locked/>")
 
     def huge_pages(self):
         """The backend's pages."""
-        return (f"{self._edit('hugepages')}: take <hugepages> out of <memoryBacking>; transparent "
-                f"huge pages do for most guests; {RESTART}")
+        return self._backing("hugepages", "<hugepages>",
+                             " transparent huge pages do for most guests;")
 
     def preallocation(self):
         """The backend's allocation."""
-        return (f"{self._edit('allocation')}: take <allocation mode='immediate'/> out of "
-                f"<memoryBacking>; {RESTART}")
+        return self._backing("allocation", "<allocation mode='immediate'/>")
+
+    def _backing(self, tag, element, remark=""):
+        """An element that has to go."""
+        return (f"{self._edit(f'memoryBacking/{tag}')}: take {element} out of <memoryBacking>;"
+                f"{remark} {RESTART}")
 
     def files(self):
         """The backend's file."""
-        return f"{self._edit('source')}: <source type='memfd'/> in <memoryBacking>; {RESTART}"
+        return (f"{self._edit('memoryBacking')}: <source type='memfd'/> in <memoryBacking>; "
+                f"{RESTART}")

@@ -14,8 +14,9 @@ class Facts:
 
     pinning names what keeps the guest's memory where it is, such as VFIO devices. huge_bytes is
     the size of its pages from the host's pool of huge pages, 0 without. files are those that
-    back its memory privately. places says where things are changed. unseen has what could not be
-    looked at, and why.
+    back its memory privately. places says where things are changed. standstill says in a word of
+    base.py's why its processors do not run; it is empty while they do. unseen has what could not
+    be looked at, and why.
     """
 
     name: str
@@ -24,7 +25,7 @@ class Facts:
     polling_seconds: int = 0
     last_update_unix_s: int = 0
     now_unix_s: float = 0
-    paused: bool = False
+    standstill: str = ""
     migrating: bool = False
     pinning: tuple = ()
     confidential: str | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..balance.bare import FOLDERS, MIGRATING
 from ..balance.host import Process
+from ..base import UNDERWAY, CRASHED, LEFT, SUSPENDED
 from ..device import FREE_PAGE_HINT
 from ..pinning import ALLOWED, MOST_PINNED_BYTES, pins
 from ..qmp import CommandError
@@ -16,8 +17,10 @@ from .facts import Facts
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 DEFAULT_HUGE = re.compile(r"^Hugepagesize:\s+(\d+) kB", re.MULTILINE)
-PAUSED = ("paused", "prelaunch", "suspended", "save-vm", "restore-vm", "watchdog", "io-error",
-          "internal-error", "guest-panicked")
+# QEMU's states in which the guest's processors stand still; the others are named as they are
+STANDSTILL = {"running": "", "inmigrate": UNDERWAY, "finish-migrate": UNDERWAY,
+              "postmigrate": LEFT, "suspended": SUSPENDED, "guest-panicked": CRASHED,
+              "shutdown": "shut down", "prelaunch": "not started yet"}
 LOCKED = re.compile(r"\b(?:mem-lock|mlock)=on\b")
 
 
@@ -35,7 +38,7 @@ def collect(guest):
         guest.name, device, Places(words, guest.balloon_path),
         polling_seconds=guest.polling_seconds(),
         last_update_unix_s=guest.statistics().last_update_unix_s, now_unix_s=time.time(),
-        paused=command("query-status")["status"] in PAUSED,
+        standstill=find_standstill(command("query-status")["status"]),
         migrating=command("query-migrate").get("status") in MIGRATING,
         pinning=pinning, confidential=find_confidential(command),
         huge_bytes=find_huge_page(backends, huge_bytes), host_page_bytes=PAGE_BYTES,
@@ -45,6 +48,11 @@ def collect(guest):
         files=tuple(backend["path"] for backend in backends if backend["path"]
                     and not backend["share"] and not backend["huge_bytes"]),
         unseen=find_unseen(device, words))
+
+
+def find_standstill(status):
+    """Return why the guest's processors stand still, in words; nothing if they run."""
+    return STANDSTILL.get(status, status)
 
 
 def find_unseen(device, words):
@@ -158,6 +166,10 @@ class Places:
     def resume(self):
         """The guest goes on."""
         return "by QMP: cont"
+
+    def wake_up(self):
+        """The guest ends its sleep."""
+        return "by QMP: system_wakeup"
 
     def devices(self):
         """What pins memory."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the doctor looks for. Each rule takes facts and yields findings."""
 
+from ..base import UNDERWAY, ENDING, LEFT, SUSPENDED
 from ..device import DEFLATE_ON_OOM, FREE_PAGE_HINT, NO_DRIVER, REPORTING, RUNNING, STATS
 from ..units import format_size
 from .facts import NOTE, PROBLEM, Finding
@@ -31,15 +32,26 @@ def findings(facts):
 def driver(facts):
     """Something in the guest has to drive the device."""
     state = facts.device.state
-    if facts.paused:
-        yield Finding("paused", NOTE, "the guest is paused",
-                      "its balloon does not follow until it goes on", facts.places.resume())
+    if facts.standstill:
+        yield Finding("paused", NOTE, f"the guest is {facts.standstill}",
+                      "its balloon does not follow until it runs", how_to_go_on(facts))
     elif state == NO_DRIVER:
         yield Finding("no-driver", PROBLEM, "nothing in the guest drives the balloon",
                       "the guest keeps all its memory, whatever it is asked for", GUEST_DRIVER)
     elif state not in (RUNNING, None):
         yield Finding("driver-" + state, PROBLEM, f"the guest's driver is {state}",
                       "the guest does not follow", "in the guest: dmesg | grep -i balloon")
+
+
+def how_to_go_on(facts):
+    """What makes a guest that stands still run."""
+    if facts.standstill in (UNDERWAY, ENDING):
+        return "wait for its end"
+    if facts.standstill == LEFT:
+        return "examine it there"
+    if facts.standstill == SUSPENDED:
+        return facts.places.wake_up()
+    return facts.places.resume()
 
 
 def reporting(facts):
@@ -86,7 +98,7 @@ def statistics(facts):
 def is_silent(facts):
     """True where statistics should have come."""
     device = facts.device
-    if facts.paused or device.state not in (RUNNING, None):
+    if facts.standstill or device.state not in (RUNNING, None):
         return False
     if device.negotiated is not None and STATS not in device.negotiated:
         return False
