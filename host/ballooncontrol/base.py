@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from .errors import NoDriverError, UnreachableError
+from .threads import pause
 
 POLL_SECONDS = 0.1
 STATISTICS_SECONDS = 10
@@ -101,6 +102,6 @@ class Guest:
             statistics = self.statistics()
             if statistics.last_update_unix_s > before:
                 return statistics
-            time.sleep(POLL_SECONDS)
+            pause(POLL_SECONDS)
         raise NoDriverError(f"{self.name}: the guest sends no statistics: "
                             "is a balloon driver loaded in the guest?")

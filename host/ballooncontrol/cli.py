@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
+from . import threads
 from .balance.arguments import add_balance_arguments
 from .errors import BalloonError, UsageError
 from .export.arguments import TIMEOUT_S, add_export_arguments
@@ -21,6 +22,8 @@ from .watch import watch
 VERSION = "0.1.0"
 # each is a connection to libvirt
 MOST_AT_ONCE = 64
+# how long a guest has to be left as it was found, once we are to end
+FAREWELL_SECONDS = 5
 EPILOG = """\
 GUEST is the path of a QMP socket (qemu -qmp unix:PATH,server=on,wait=off), libvirt:DOMAIN,
 or the plain name of a libvirt domain. Several guests are served at once.
@@ -135,8 +138,20 @@ def parse(arguments):
 def main(arguments=None):
     """Run balloonctl and return its exit status."""
     options = parse(arguments)
-    # end as after Ctrl-C, so that polling intervals are restored
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    return threads.leave(run_command(options))
+
+
+def interrupt(number, _frame):
+    """End on a signal, polling intervals restored; the second one does not wait for that."""
+    signal.signal(number, signal.SIG_DFL)
+    threads.end()
+    raise KeyboardInterrupt(number)
+
+
+def run_command(options):
+    """Run a command and return its exit status."""
     try:
         if options.command == "balance":
             from .balance.command import run
@@ -156,8 +171,8 @@ def main(arguments=None):
     except BalloonError as error:
         complain(error)
         return error.exit_status
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as signalled:
+        return 128 + (signalled.args or (signal.SIGINT,))[0]
     except BrokenPipeError:
         # the reader had enough; keep Python from complaining when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -176,18 +191,33 @@ def run_on_all(options):
         except BalloonError as error:
             return error
 
-    with ThreadPoolExecutor(min(len(options.guests), MOST_AT_ONCE) or 1) as pool:
-        results = list(pool.map(run, options.guests))
+    results = at_once(run, options.guests)
     if options.json:
         print(json.dumps([as_json(target, result)
                           for target, result in zip(options.guests, results)], indent=2))
     else:
         show([result for result in results if not isinstance(result, BalloonError)])
-        sys.stdout.flush()
-        for result in results:
-            if isinstance(result, BalloonError):
-                complain(result)
+    sys.stdout.flush()
+    for error in () if options.json else results:
+        if isinstance(error, BalloonError):
+            complain(error)
     return max(map(exit_status, results), default=0)
+
+
+def at_once(function, items):
+    """Return what a function returns for each item, in their order."""
+    pool = ThreadPoolExecutor(min(len(items), MOST_AT_ONCE) or 1)
+    futures = [pool.submit(function, item) for item in items]
+    try:
+        return [future.result() for future in futures]
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        # they restore what they have changed
+        wait(futures, FAREWELL_SECONDS)
+        raise
+    finally:
+        # all have ended, or nobody waits for them
+        pool.shutdown(wait=False)
 
 
 def find_command(name):

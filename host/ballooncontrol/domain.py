@@ -9,6 +9,7 @@ from .base import (UNDERWAY, CRASHED, ENDING, PAUSED, SUSPENDED, Guest,
 from .device import LIBVIRT_ATTRIBUTES, STATS, Device, in_order, look_at_device
 from .errors import BalloonError, NoBalloonError, UnreachableError
 from .qmp import CommandError
+from .threads import in_time
 
 try:
     import libvirt
@@ -49,8 +50,8 @@ def find_standstill(state, reason):
 def connect(uri, complaint):
     """Return a connection to libvirt."""
     try:
-        return libvirt.open(uri)
-    except libvirt.libvirtError as error:
+        return in_time(libvirt.open, uri)
+    except (libvirt.libvirtError, UnreachableError) as error:
         raise UnreachableError(f"{complaint}: {error}") from error
 
 
@@ -58,12 +59,27 @@ def running_domains(uri=None):
     """Return the names of all running domains, sorted."""
     connection = connect(uri, "no libvirt to ask for all domains")
     try:
-        return sorted(domain.name() for domain in
-                      connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE))
-    except libvirt.libvirtError as error:
+        found = in_time(connection.listAllDomains, libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+        return sorted(domain.name() for domain in found)
+    except (libvirt.libvirtError, UnreachableError) as error:
         raise UnreachableError(f"libvirt does not list its domains: {error}") from error
     finally:
-        connection.close()
+        close(connection)
+
+
+# connections in which a call hangs; freed, they would wait for it
+_hung = []
+
+
+def close(connection):
+    """End a connection to libvirt, if that is to be had."""
+    try:
+        in_time(connection.close)
+    except UnreachableError:
+        _hung.append(connection)
+    except libvirt.libvirtError:
+        # it is gone already
+        pass
 
 
 class LibvirtGuest(Guest):
@@ -72,6 +88,8 @@ class LibvirtGuest(Guest):
     def __init__(self, name, uri=None, monitor=False):
         self.name = name
         self._monitor = monitor
+        self._hangs = False
+        self._domain = None
         self._connection = connect(uri, f"{name}: no such socket, and no libvirt to ask")
         try:
             self._domain = self._find(name)
@@ -82,7 +100,10 @@ class LibvirtGuest(Guest):
 
     def close(self):
         """End the connection."""
-        self._connection.close()
+        if self._hangs:
+            _hung.append((self._connection, self._domain))
+        else:
+            close(self._connection)
 
     def ram_bytes(self):
         """The guest's RAM with the balloon empty."""
@@ -169,9 +190,9 @@ class LibvirtGuest(Guest):
 
     def _find(self, name):
         try:
-            domain = self._connection.lookupByName(name)
-            active = domain.isActive()
-        except libvirt.libvirtError as error:
+            domain = in_time(self._connection.lookupByName, name)
+            active = in_time(domain.isActive)
+        except (libvirt.libvirtError, UnreachableError) as error:
             raise UnreachableError(f"{name}: no such socket, and libvirt says: {error}") from error
         if not active:
             raise UnreachableError(f"{name}: the domain is not running (virsh start {name})")
@@ -189,8 +210,13 @@ class LibvirtGuest(Guest):
         return self._call(self._domain.memoryStats)
 
     def _call(self, function, *arguments):
+        if self._hangs:
+            raise UnreachableError(f"{self.name}: its QEMU hangs")
         try:
-            return function(*arguments)
+            return in_time(function, *arguments)
+        except UnreachableError as error:
+            self._hangs = True
+            raise UnreachableError(f"{self.name}: {error}; does its QEMU hang?") from error
         except libvirt.libvirtError as error:
             if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN,
                                           libvirt.VIR_ERR_OPERATION_INVALID):

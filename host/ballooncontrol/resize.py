@@ -4,6 +4,7 @@
 import time
 
 from .errors import BalloonError, NoDriverError, OffTargetError
+from .threads import pause
 from .units import format_size
 
 POLL_SECONDS = 0.1
@@ -28,7 +29,7 @@ def wait_for_target(guest, target_bytes, patience_seconds=30, on_progress=None):
             last_bytes, moved_at = actual_bytes, now
         elif now - moved_at > patience_seconds:
             raise _explain(guest, start_bytes, actual_bytes, target_bytes, patience_seconds)
-        time.sleep(POLL_SECONDS)
+        pause(POLL_SECONDS)
 
 
 def _explain(guest, start_bytes, actual_bytes, target_bytes, seconds):

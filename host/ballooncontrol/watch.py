@@ -10,6 +10,7 @@ from datetime import datetime
 from .errors import BalloonError
 from .guests import open_guest
 from .output import complain
+from .threads import pause
 from .units import format_size, parse_size
 
 # what a line needs beside its bar: labels, figures, borders
@@ -97,7 +98,7 @@ def watch(options):
             look += 1
             if look == options.count:
                 break
-            time.sleep(options.interval)
+            pause(options.interval)
     return max((getattr(guest.error, "exit_status", 0) for guest in watched), default=0)
 
 

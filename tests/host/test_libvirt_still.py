@@ -2,11 +2,16 @@
 """`balloonctl doctor`, `status` and `--all` with a real libvirt, whose domains stand still."""
 
 import contextlib
+import json
 import os
 import re
+import signal
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
-from conftest import MIB
+from conftest import BALLOONCTL, MIB, RUN_SECONDS
 from private_libvirt import Libvirt, find
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -177,3 +182,77 @@ def test_all_without_libvirt(balloonctl, tmp_path):
     result = balloonctl("status", "--all", "--connect", uri)
     assert result.status == 3
     assert "no libvirt to ask" in result.err
+
+
+# Domains that hang
+
+@contextlib.contextmanager
+def hung(name):
+    """Stop the QEMU of a domain; libvirt waits for it for ever."""
+    pid, = (int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()
+            and f"guest={name},".encode() in read_if_there(folder / "cmdline"))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def read_if_there(path):
+    """Return what is in a file; nothing if it has gone."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.fixture(name="one_hangs")
+def fixture_one_hangs(libvirt, tmp_path):
+    """Have two domains, one of which hangs; return how to reach libvirt."""
+    with domain(libvirt, tmp_path, name="hangs-a-lot"), domain(libvirt, tmp_path, name="well"), \
+            hung("hangs-a-lot"):
+        yield "--connect", libvirt.uri
+
+
+@pytest.mark.parametrize("command", ["status", "doctor"])
+def test_a_domain_that_hangs_holds_up_nobody(one_hangs, balloonctl, command):
+    result = balloonctl(command, "--all", "--json", *one_hangs)
+    assert result.status == 3
+    first, second = result.json
+    assert "libvirt does not answer within" in first["error"]
+    assert (second["guest"], "error" in second) == ("libvirt:well", False)
+
+
+def test_watch_goes_on_without_a_domain_that_hangs(one_hangs, balloonctl):
+    result = balloonctl("watch", "--all", "--json", "--count", "2", *one_hangs)
+    assert result.status == 3
+    looks = [json.loads(line) for line in result.out.splitlines()]
+    assert [look["guest"] for look in looks if "error" not in look] == ["libvirt:well"] * 2
+
+
+def test_export_tells_of_those_that_answer(one_hangs, balloonctl):
+    result = balloonctl("export", "--all", "--timeout", "30", *one_hangs)
+    assert result.status == 0
+    assert 'balloonctl_guest_up{guest="libvirt:hangs-a-lot"} 0.0' in result.out
+    assert 'balloonctl_guest_up{guest="libvirt:well"} 1.0' in result.out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_though_a_domain_hangs(one_hangs, number):
+    process = subprocess.Popen([BALLOONCTL, "status", "--all", *one_hangs])
+    try:
+        # libvirt is asked in threads
+        wait_until(lambda: len(list(Path(f"/proc/{process.pid}/task").iterdir())) > 3)
+        process.send_signal(number)
+        assert process.wait(RUN_SECONDS) == 128 + number
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until(condition):
+    """Poll until a condition holds."""
+    limit = time.monotonic() + RUN_SECONDS
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)

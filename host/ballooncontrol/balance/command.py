@@ -3,10 +3,7 @@
 
 import asyncio
 import json
-import logging
-import os
 import sys
-import threading
 
 from ..errors import BalloonError, UsageError
 from ..units import format_size
@@ -35,15 +32,7 @@ async def serve(options, path):
     log_to_stderr()
     service = Service(options.config, path, options.proc)
     await service.run()
-    leave_threads()
     return 0
-
-
-def leave_threads():
-    """Do not wait for threads that a hung domain holds; Python would, before it exits."""
-    if threading.active_count() > 1:
-        logging.shutdown()
-        os._exit(0)
 
 
 # The check

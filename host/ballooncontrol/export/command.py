@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`balloonctl export`: once to standard output or a file, or again and again over HTTP."""
 
-import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,6 @@ def run(options):
     else:
         sys.stdout.write(generate_latest(registry).decode())
         sys.stdout.flush()
-    leave_threads()
     return 0
 
 
@@ -41,12 +39,6 @@ def write_textfile(registry, path):
         write_to_textfile(str(path), registry)
     except OSError as error:
         raise BalloonError(f"{path}: {error.strerror or error}") from error
-
-
-def leave_threads():
-    """Do not wait for a thread that a hung libvirt holds; Python would, before it exits."""
-    if any(thread.name.startswith("libvirt") for thread in threading.enumerate()):
-        os._exit(0)
 
 
 class Exporter:
