@@ -13,7 +13,7 @@ from . import threads
 from .balance.arguments import add_balance_arguments
 from .errors import BalloonError, UsageError
 from .export.arguments import TIMEOUT_S, add_export_arguments
-from .guests import all_domains, open_guest
+from .guests import all_domains, open_guest, without_twins
 from .output import complain, show_set, show_stats, show_status
 from .resize import wait_for_target
 from .units import VALID_SIZES, parse_size
@@ -160,7 +160,7 @@ def run_command(options):
             from .export.command import run
             return run(options)
         if getattr(options, "all", False):
-            options.guests += all_domains(options.connect)
+            options.guests = without_twins([*options.guests, *all_domains(options.connect)])
             if not options.guests:
                 complain("no domain is running")
         elif not options.guests:

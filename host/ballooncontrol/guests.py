@@ -42,13 +42,32 @@ def open_guest(target, uri=None, monitor=False):
     if target.startswith(LIBVIRT_PREFIX):
         from .domain import LibvirtGuest
         return LibvirtGuest(target.removeprefix(LIBVIRT_PREFIX), uri, monitor)
-    if "/" in target or os.path.exists(target):
+    if is_path(target):
         return QmpGuest(target)
     try:
         from .domain import LibvirtGuest
     except UnreachableError as error:
         raise UnreachableError(f"{target}: no such socket here; {error}") from error
     return LibvirtGuest(target, uri, monitor)
+
+
+def without_twins(targets):
+    """Return each guest once, by the first of its names."""
+    return list({identity(target): target for target in reversed(targets)}.values())[::-1]
+
+
+def identity(target):
+    """Return what two names of one guest have in common."""
+    if is_path(target):
+        return os.path.realpath(target)
+    return LIBVIRT_PREFIX + target.removeprefix(LIBVIRT_PREFIX)
+
+
+def is_path(target):
+    """True for sockets, False for domains."""
+    if target.startswith(LIBVIRT_PREFIX):
+        return False
+    return "/" in target or os.path.exists(target)
 
 
 def all_domains(uri=None):

@@ -262,6 +262,15 @@ def test_same_guest_named_twice_is_one(balloonctl, tmp_path):
     assert len(found["balloonctl_guest_up"]) == 1
 
 
+def test_guest_of_two_names_is_one(balloonctl, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "qmp")
+    uri = f"qemu+unix:///system?socket={tmp_path}/none"
+    with FakeQemu(tmp_path / "qmp"):
+        found = read(balloonctl("export", *PATIENT, "--connect", uri, "web", "libvirt:web",
+                                tmp_path / "link", f"{tmp_path}/q*").out)
+    assert found["balloonctl_guest_up"] == {("libvirt:web",): 0, (str(tmp_path / "link"),): 1}
+
+
 def test_unreachable_libvirt_is_down(balloonctl, tmp_path):
     uri = f"qemu+unix:///system?socket={tmp_path}/none"
     with FakeQemu(tmp_path / "qmp"):
@@ -457,6 +466,23 @@ def test_whoever_connects_and_says_nothing_holds_up_nobody(tmp_path):
             for _ in range(20):
                 stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             assert read(fetch(process.url))["balloonctl_guest_up"]
+
+
+@pytest.mark.parametrize("place, addresses", [
+    (":0", ("127.0.0.1", "[::1]")), ("127.0.0.1:0", ("127.0.0.1",)),
+    *([("[::1]:0", ("[::1]",))] if socket.has_dualstack_ipv6() else [])])
+def test_endpoint_serves_all_addresses_that_it_should(tmp_path, place, addresses):
+    process = subprocess.Popen([BALLOONCTL, "export", "--listen", place, tmp_path / "qmp"],
+                               stderr=subprocess.PIPE, text=True)
+    try:
+        port = re.search(r":(\d+)/metrics$", process.stderr.readline())[1]
+        # a host without IPv6 serves what it has
+        for address in addresses if socket.has_dualstack_ipv6() else ("127.0.0.1",):
+            assert "balloonctl_guest_up" in fetch(f"http://{address}:{port}/metrics")
+    finally:
+        process.kill()
+        process.stderr.close()
+        process.wait(LIMIT_SECONDS)
 
 
 def test_endpoint_ends_well_at_sigterm(tmp_path):

@@ -2,13 +2,12 @@
 """One look at all guests, at once and in bounded time."""
 
 import asyncio
-import os
 import time
 from dataclasses import dataclass
 
 from ..balance.service import socket_path
 from ..errors import BalloonError
-from ..guests import LIBVIRT_PREFIX
+from ..guests import LIBVIRT_PREFIX, is_path, without_twins
 from .balance import look_at_balance
 from .sample import Silence
 from .sockets import expand, look_at_all
@@ -32,7 +31,7 @@ class Guests:
     """The guests that the command line names; patterns are looked up anew each time."""
 
     def __init__(self, options):
-        self._targets = list(dict.fromkeys(options.guests))
+        self._targets = without_twins(options.guests)
         self._all_domains = options.all
         self._poll_s = options.poll
         self._timeout_s = options.timeout
@@ -50,8 +49,8 @@ class Guests:
         return Look(found, libvirt_up, time.monotonic() - started, *balance)
 
     async def _look(self):
-        paths = dict.fromkeys(path for target in self._targets if is_path(target)
-                              for path in expand(target))
+        paths = without_twins([path for target in self._targets if is_path(target)
+                               for path in expand(target)])
         sockets, (domains, libvirt_up), balance = await asyncio.gather(
             look_at_all(paths, self._poll_s, self._timeout_s), self._look_at_domains(),
             self._look_at_balance())
@@ -77,10 +76,3 @@ class Guests:
         missing = [Silence(LIBVIRT_PREFIX + name, "no such domain is running") for name in names
                    if LIBVIRT_PREFIX + name not in known]
         return found + missing, True
-
-
-def is_path(target):
-    """Tell sockets from domains, as the other commands do."""
-    if target.startswith(LIBVIRT_PREFIX):
-        return False
-    return "/" in target or os.path.exists(target)

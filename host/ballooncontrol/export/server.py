@@ -25,6 +25,9 @@ class Server(ThreadingMixIn, WSGIServer):
 
     def server_bind(self):
         """Bind; the standard one looks its own name up in the DNS, and may hang there."""
+        if self.address_family == socket.AF_INET6 and not self.server_address[0].strip(":"):
+            # all addresses: those of the older protocol, too
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]
         self.setup_environ()
@@ -58,12 +61,17 @@ def refuse(start_response, status, text):
     return [text.encode()]
 
 
+def any_address():
+    """Return what stands for all addresses of this host."""
+    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+
+
 def serve(registry, address, port):
     """Serve until the process is told to end; port 0 takes any that is free."""
     place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     try:
         family, _, _, _, found = socket.getaddrinfo(
-            address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            address or any_address(), port, type=socket.SOCK_STREAM)[0]
         server_class = type("Server", (Server,), {"address_family": family})
         server = server_class(found[:2], Handler)
     except OSError as error:
