@@ -13,7 +13,7 @@ from . import threads
 from .balance.arguments import add_balance_arguments
 from .errors import BalloonError, UsageError
 from .export.arguments import TIMEOUT_S, add_export_arguments
-from .guests import all_domains, open_guest, without_twins
+from .guests import all_domains, is_left_out, open_guest, without_twins
 from .output import complain, show_set, show_stats, show_status
 from .resize import wait_for_target
 from .units import VALID_SIZES, parse_size
@@ -160,6 +160,7 @@ def run_command(options):
             from .export.command import run
             return run(options)
         if getattr(options, "all", False):
+            options.named = set(options.guests)
             options.guests = without_twins([*options.guests, *all_domains(options.connect)])
             if not options.guests:
                 complain("no domain is running")
@@ -191,7 +192,7 @@ def run_on_all(options):
         except BalloonError as error:
             return error
 
-    results = at_once(run, options.guests)
+    results = leave_out(options, at_once(run, options.guests))
     if options.json:
         print(json.dumps([as_json(target, result)
                           for target, result in zip(options.guests, results)], indent=2))
@@ -202,6 +203,18 @@ def run_on_all(options):
         if isinstance(error, BalloonError):
             complain(error)
     return max(map(exit_status, results), default=0)
+
+
+def leave_out(options, results):
+    """Return the results without domains of --all that nobody named and that have no balloon."""
+    kept = []
+    for target, result in zip(options.guests, results):
+        if is_left_out(options, target, result):
+            complain(f"{result}; left out")
+        else:
+            kept.append((target, result))
+    options.guests = [target for target, _ in kept]
+    return [result for _, result in kept]
 
 
 def at_once(function, items):

@@ -51,6 +51,11 @@ def open_guest(target, uri=None, monitor=False):
     return LibvirtGuest(target, uri, monitor)
 
 
+def is_left_out(options, target, result):
+    """True for a domain without a balloon that --all found and nobody named."""
+    return isinstance(result, NoBalloonError) and target not in getattr(options, "named", (target,))
+
+
 def without_twins(targets):
     """Return each guest once, by the first of its names."""
     return list({identity(target): target for target in reversed(targets)}.values())[::-1]

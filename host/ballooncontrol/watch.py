@@ -8,7 +8,7 @@ import time
 from datetime import datetime
 
 from .errors import BalloonError
-from .guests import open_guest
+from .guests import is_left_out, open_guest
 from .output import complain
 from .threads import pause
 from .units import format_size, parse_size
@@ -84,6 +84,8 @@ def watch(options):
         for guest in watched:
             if guest.error:
                 complain(guest.error)
+        watched = [guest for guest in watched
+                   if not is_left_out(options, guest.target, guest.error)]
         if options.json:
             show = show_json
         elif sys.stdout.isatty():

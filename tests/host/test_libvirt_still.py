@@ -170,6 +170,25 @@ def test_all_domains(libvirt, tmp_path, balloonctl):
     assert len(watched.out.splitlines()) == 3
 
 
+def test_all_leaves_out_what_has_no_balloon(libvirt, tmp_path, balloonctl):
+    connect = ("--connect", libvirt.uri)
+    with domain(libvirt, tmp_path, name="one"), \
+            domain(libvirt, tmp_path, "<memballoon model='none'/>", name="bare"):
+        for command in (("status",), ("doctor",), ("watch", "--count", "1")):
+            result = balloonctl(*command, "--json", "--all", *connect)
+            assert result.status == 0
+            assert "bare: the domain has no balloon device" in result.err
+            assert '"libvirt:one"' in result.out and "bare" not in result.out
+        # who names it wants to know
+        named = balloonctl("status", "--json", "--all", "bare", *connect)
+        exported = balloonctl("export", "--all", "--timeout", "60", *connect)
+    assert (named.status, len(named.json)) == (4, 2)
+    assert (exported.status, exported.err) == (0, "")
+    assert 'balloonctl_guest_up{guest="libvirt:bare"} 1.0' in exported.out
+    assert 'balloonctl_guest_balloon_present{domain="bare",guest="libvirt:bare"} 0.0' \
+        in exported.out
+
+
 def test_all_of_none(libvirt, balloonctl):
     result = balloonctl("status", "--all", "--json", "--connect", libvirt.uri)
     assert (result.status, result.json) == (0, [])

@@ -245,6 +245,8 @@ class BareGuest:
                 self._ram_bytes = ram_bytes
                 self.guest.set_limits(self._watcher.limits(self.guest.name, ram_bytes))
         self._device, suspects = find_devices(folders)
+        if self._device is None:
+            raise NoBalloonError("has no balloon device")
         self._obstacle = find_obstacle(status, migration)
         if self._obstacle is None and await any_pins(self._link, suspects, ANSWER_S):
             self._obstacle = VFIO
@@ -290,7 +292,7 @@ def senseless(error):
 
 
 def find_devices(folders):
-    """Return the balloon's path, and those of devices that may pin the guest's memory."""
+    """Return the balloon's path or None, and those of devices that may pin the guest's memory."""
     balloon, suspects = None, []
     for folder, children in zip(FOLDERS, folders):
         if isinstance(children, CommandError):
@@ -301,8 +303,6 @@ def find_devices(folders):
                 balloon = path
             elif pins(child["type"]):
                 suspects.append(path)
-    if balloon is None:
-        raise NoBalloonError("has no balloon device")
     return balloon, suspects
 
 

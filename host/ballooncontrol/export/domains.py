@@ -78,11 +78,14 @@ def look_at_domain(name, domain, stats, poll_s):
 
 
 def describe(domain, poll_s):
-    """Return the root of the domain's XML, and its statistics' period, made shorter if wanted."""
+    """Return the root of the domain's XML, and its statistics' period, made shorter if wanted.
+
+    Without a balloon there is no period.
+    """
     root = ET.fromstring(domain.XMLDesc())
-    memballoon = root.find("devices/memballoon")
-    if memballoon is None or memballoon.get("model") == "none":
-        raise BalloonError("has no balloon device")
+    memballoon = find_balloon(root)
+    if memballoon is None:
+        return root, None
     stats = memballoon.find("stats")
     period_s = 0 if stats is None else int(stats.get("period"))
     if poll_s and not 0 < period_s <= poll_s:
@@ -91,17 +94,25 @@ def describe(domain, poll_s):
     return root, period_s
 
 
+def find_balloon(root):
+    """Return a domain's balloon; None if it has none."""
+    memballoon = root.find("devices/memballoon")
+    return None if memballoon is None or memballoon.get("model") == "none" else memballoon
+
+
 def make_sample(guest, name, stats, description):
     """Return a Sample of what libvirt said."""
     root, period_s = description
-    memballoon = root.find("devices/memballoon")
+    memballoon = find_balloon(root)
     return Sample(
         guest=guest, domain=name,
         running=stats.get("state.state") == libvirt.VIR_DOMAIN_RUNNING,
         ram_bytes=stats["balloon.maximum"] * KIB, actual_bytes=stats["balloon.current"] * KIB,
         resident_bytes=stats["balloon.rss"] * KIB, polling_s=period_s,
+        has_balloon=memballoon is not None,
         statistics=read_statistics(stats),
         inhibited=frozenset(REASON_OF[words] for words in find_obstacles(root)),
         # libvirt leaves out what it left to QEMU, and QEMU's default is off
-        properties={ours: memballoon.get(theirs, "off") == "on"
-                    for ours, theirs in LIBVIRT_ATTRIBUTES.items()})
+        properties={} if memballoon is None else {
+            ours: memballoon.get(theirs, "off") == "on"
+            for ours, theirs in LIBVIRT_ATTRIBUTES.items()})

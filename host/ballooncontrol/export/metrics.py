@@ -89,6 +89,8 @@ METRICS = (
             lambda s: s.statistics.direct_reclaims),
     Metric("balloonctl_guest_balloon_bytes",
            "What the balloon holds.", lambda s: s.balloon_bytes),
+    Metric("balloonctl_guest_balloon_present",
+           "1 if the guest has a balloon device, 0 if it has none.", lambda s: s.has_balloon),
     Metric("balloonctl_guest_running",
            "1 if the guest runs, 0 if it is paused, suspended or has crashed.",
            lambda s: s.running),
@@ -96,7 +98,7 @@ METRICS = (
            "How often QEMU asks the guest for statistics; 0 is never.", lambda s: s.polling_s),
     Metric("balloonctl_guest_statistics_timestamp_seconds",
            "Unix time at which the guest reported last; 0 if it never did.",
-           lambda s: s.statistics.last_update_unix_s),
+           lambda s: s.statistics.last_update_unix_s if s.has_balloon else None),
 )
 
 # what the balance tells of the host

@@ -21,6 +21,7 @@ class Sample:
     actual_bytes: int
     resident_bytes: int | None
     polling_s: int | None
+    has_balloon: bool = True
     statistics: Statistics = Statistics()
     # of REASONS
     inhibited: frozenset = frozenset()

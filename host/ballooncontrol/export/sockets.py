@@ -67,28 +67,36 @@ class Look:
         """Return what it finds."""
         name, status, sizes, balloon, *folders = await self._run(*FIRST_LOOK)
         device, suspects = find_devices(folders)
-        for answer in (name, status, sizes, balloon):
+        needed = (name, status, sizes) if device is None else (name, status, sizes, balloon)
+        for answer in needed:
             if isinstance(answer, CommandError):
                 raise answer
         plugged_bytes = sizes.get("plugged-memory", 0)
         # QEMU leaves virtio-mem's memory out of the balloon's sizes
         beside_bytes = await self._virtio_mem_bytes() if plugged_bytes else 0
+        ram_bytes = int(sizes["base-memory"]) + int(plugged_bytes)
+        actual_bytes = ram_bytes if device is None else int(balloon["actual"]) + beside_bytes
+        return Sample(
+            guest=self._path, domain=name.get("name") or Path(self._path).stem,
+            running=status["status"] == "running",
+            ram_bytes=ram_bytes, actual_bytes=actual_bytes,
+            resident_bytes=self._process.resident_bytes(),
+            inhibited=self._inhibited(await any_pins(self._link, suspects, self._timeout_s)),
+            **await self._look_at_balloon(device, poll_s))
+
+    async def _look_at_balloon(self, device, poll_s):
+        """Return what a Sample has of the balloon."""
+        if device is None:
+            return {"has_balloon": False, "polling_s": None}
         report, polling_s, *properties = await self._run(
             *(command("qom-get", path=device, property=name) for name in
               ("guest-stats", "guest-stats-polling-interval", *PROPERTIES)))
         if poll_s and isinstance(polling_s, int):
             polling_s = await self._poll(device, polling_s, poll_s)
-        return Sample(
-            guest=self._path, domain=name.get("name") or Path(self._path).stem,
-            running=status["status"] == "running",
-            ram_bytes=int(sizes["base-memory"]) + int(plugged_bytes),
-            actual_bytes=int(balloon["actual"]) + beside_bytes,
-            resident_bytes=self._process.resident_bytes(),
-            polling_s=polling_s if isinstance(polling_s, int) else None,
-            statistics=read_statistics(report),
-            inhibited=self._inhibited(await any_pins(self._link, suspects, self._timeout_s)),
-            properties={key: value for key, value in zip(PROPERTIES, properties)
-                        if isinstance(value, bool)})
+        return {"polling_s": polling_s if isinstance(polling_s, int) else None,
+                "statistics": read_statistics(report),
+                "properties": {key: value for key, value in zip(PROPERTIES, properties)
+                               if isinstance(value, bool)}}
 
     async def _run(self, *commands):
         return await self._link.run(*commands, timeout_s=self._timeout_s)
