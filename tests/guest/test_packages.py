@@ -345,10 +345,32 @@ def test_take_over_a_running_guest_and_back():
         guest.check_clean()
 
 
-def test_takeover_without_a_module_changes_nothing():
-    files = {"bin/takeover": REPO / "scripts/takeover"}
+def test_takeover_without_a_module_changes_nothing(tmp_path):
+    """Not even for a moment: the balloon is not emptied before the other driver is loaded."""
+    cut = tmp_path / "cut.ko"
+    cut.write_bytes(build_module().read_bytes()[:4096])
+    files = {"bin/takeover": REPO / "scripts/takeover", "modules/cut.ko": cut}
     with Guest(mem_mib=512, module="virtio_balloon", files=files) as guest:
-        status, said = guest.run("takeover vballoon /modules/none.ko")
-        assert status
-        assert "stays as it is" in said
+        guest.inflate(SIZE)
+        guest.wait_inflated(SIZE)
+        nr_deflated = guest.vmstat()["balloon_deflate"]
+        for module in ("none", "cut"):
+            status, said = guest.run(f"takeover vballoon /modules/{module}.ko")
+            assert status
+            assert "stays as it is" in said
+            assert owner(guest) == "virtio_balloon"
+        assert guest.inflated_bytes() == SIZE
+        assert guest.vmstat()["balloon_deflate"] == nr_deflated
+
+
+def test_removal_in_a_chroot_leaves_the_machines_balloon_alone():
+    files = {f"repo/scripts/{name}": REPO / "scripts" / name for name in ("boot-files", "takeover")}
+    with Guest(mem_mib=512, files=files) as guest:
+        # loaded and idle, it would take the device at once
+        guest.check("insmod /modules/virtio_balloon.ko")
+        guest.check("mkdir /tree && cp -a /bin /repo /tree && mkdir /tree/sys /tree/proc && "
+                    "mount --bind /sys /tree/sys && mount --bind /proc /tree/proc")
+        guest.check("chroot /tree /bin/sh /repo/scripts/boot-files remove")
+        assert owner(guest) == "vballoon"
+        guest.check("sh /repo/scripts/boot-files remove")
         assert owner(guest) == "virtio_balloon"
