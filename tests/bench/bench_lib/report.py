@@ -10,6 +10,8 @@ from rich.table import Table
 from .rows import DRIVERS, IN_TREE
 
 COLOURS = {"in-tree": "#8a8f98", "range": "#1b7f4b", "pfn": "#3b6fb6"}
+# what README shows of the picture
+SHORT_ROWS = {"1g": "guest of 1 GiB", "4g": "guest of 4 GiB", "16g": "guest of 16 GiB"}
 NOTE = "median of the rounds; x = median of each round's ratio to in-tree"
 
 
@@ -166,13 +168,17 @@ def print_verdicts(found):
     print(f"  {sum(met for *_, met in found)} of {len(found)} met")
 
 
-def picture(measured, path):
-    """Draw speeds, on a logarithmic scale, with the ratios beside the bars."""
+def picture(measured, path, rows=None):
+    """Draw speeds, on a logarithmic scale, with the ratios beside the bars.
+
+    rows has the rows and what they are called in the picture; without it it shows all.
+    """
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [row for row in measured if not row.startswith("icount")]
+    names = rows or {row: row for row in measured if not row.startswith("icount")}
+    rows = [row for row in names if row in measured]
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 1.6 + 0.75 * len(rows)), sharey=True)
     for axis, key, title in zip(axes, ("inflate_gib_s", "deflate_gib_s"),
                                 ("inflate", "deflate")):
@@ -181,11 +187,12 @@ def picture(measured, path):
         axis.set_xscale("log")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].set_yticks(range(len(rows)), [names[row] for row in rows])
     axes[0].invert_yaxis()
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    # room for the legend, as large in a small picture as in a large one
+    figure.tight_layout(rect=(0, 0.55 / figure.get_figheight(), 1, 1))
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
