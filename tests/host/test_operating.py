@@ -220,8 +220,9 @@ def cloud_init():
     folder = cache_dir("cloud-init")
     with locked(folder / "lock"):
         if not (folder / "usr").exists():
-            subprocess.run(["apt-get", "-q", "download", "cloud-init"], cwd=folder, check=True,
-                           capture_output=True)
+            subprocess.run(["sh", "-c", "apt-get -q download cloud-init || "
+                            "{ apt-get -q update && apt-get -q download cloud-init; }"],
+                           cwd=folder, check=True, capture_output=True)
             package, = folder.glob("*.deb")
             subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
             package.unlink()
