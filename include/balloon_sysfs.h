@@ -7,7 +7,7 @@
 struct vbal_dev;
 
 /* Enough for all causes at once. */
-#define VBAL_TRANSFER_REASON_LEN 512
+#define VBAL_TRANSFER_REASON_LEN 640
 
 /* For device_driver.dev_groups: there before user space hears of the device. */
 extern const struct attribute_group *vbal_dev_groups[];
