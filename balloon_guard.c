@@ -459,17 +459,6 @@ static void vbal_guard_count_missed(struct vbal_signals *s)
 	s->missed[VBAL_ACTIVATED] = max(activated, restored);
 }
 
-/*
- * Dropping dentries and inodes takes __GFP_FS, and with that reclaim may swap
- * tmpfs out: only where there is no swap.
- */
-static unsigned long vbal_guard_slab(void)
-{
-	return get_nr_swap_pages() > 0 ?
-		       0 :
-		       global_node_page_state_pages(NR_SLAB_RECLAIMABLE_B);
-}
-
 /* Read more than once: no proof that it is still in use, but all that is known. */
 static bool vbal_guard_cache_is_active(void)
 {
@@ -507,7 +496,11 @@ void vbal_guard_sample(struct vbal_signals *s, unsigned long held_pages,
 		.free_pages = global_zone_page_state(NR_FREE_PAGES),
 		.cache_pages = vbal_guard_cache(),
 		.cache_is_active = vbal_guard_cache_is_active(),
-		.slab_pages = vbal_guard_slab(),
+		.slab_pages =
+			global_node_page_state_pages(NR_SLAB_RECLAIMABLE_B),
+		.tmpfs_pages = get_nr_swap_pages() > 0 ?
+				       global_node_page_state(NR_SHMEM) :
+				       0,
 		.swapped_out = vbal_guard_swapped_out(),
 		.kswapd_pages = vbal_reclaim_sum(PGSTEAL_KSWAPD),
 		.alloc_stalls = vbal_stalls(vbal_event_sum),
@@ -896,6 +889,15 @@ static bool vbal_guard_is_leftover(const struct vbal_guard *g,
 	       s->now_ms - g->cache_at_ms < VBAL_WINDOW_MS;
 }
 
+/*
+ * Dropping dentries and inodes takes __GFP_FS, and with that reclaim may swap
+ * tmpfs out: only where there is hardly any beside them.
+ */
+static unsigned long vbal_guard_spare_slab(const struct vbal_signals *s)
+{
+	return s->tmpfs_pages > s->slab_pages / 16 ? 0 : s->slab_pages;
+}
+
 static void vbal_guard_ask_step(struct vbal_guard *g,
 				const struct vbal_signals *s,
 				unsigned long want_pages,
@@ -914,7 +916,7 @@ static void vbal_guard_ask_step(struct vbal_guard *g,
 		return;
 	}
 	v->reclaim = true;
-	v->slab = s->slab_pages > s->cache_pages / 4;
+	v->slab = vbal_guard_spare_slab(s) > s->cache_pages / 4;
 	g->took_cache = true;
 	g->cache_at_ms = s->now_ms;
 	vbal_guard_grant_dropped(g, s);
@@ -925,8 +927,8 @@ static void vbal_guard_ask_cache(struct vbal_guard *g,
 				 unsigned long want_pages,
 				 struct vbal_verdict *v)
 {
-	unsigned long spare =
-		vbal_beyond(s->cache_pages + s->slab_pages, g->keep_pages);
+	unsigned long spare = vbal_beyond(
+		s->cache_pages + vbal_guard_spare_slab(s), g->keep_pages);
 
 	if (!vbal_guard_enough(spare, want_pages))
 		vbal_guard_refuse(v, VBAL_STATE_HELD_BY_FLOOR,

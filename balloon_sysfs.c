@@ -540,6 +540,7 @@ static int vbal_signals_show(struct seq_file *m, void *unused)
 		   vbal_pages_to_bytes(s.above_high_pages));
 	seq_printf(m, "cache_bytes %llu\n", vbal_pages_to_bytes(s.cache_pages));
 	seq_printf(m, "slab_bytes %llu\n", vbal_pages_to_bytes(s.slab_pages));
+	seq_printf(m, "tmpfs_bytes %llu\n", vbal_pages_to_bytes(s.tmpfs_pages));
 	seq_printf(m, "high_watermark_bytes %llu\n",
 		   vbal_pages_to_bytes(s.high_wmark_pages));
 	seq_printf(m, "swapped_out_pages %lu\n", s.swapped_out);

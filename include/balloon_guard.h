@@ -91,8 +91,8 @@ enum vbal_missed {
  *	kswapd: beyond each zone's high watermark and its lowmem reserve
  * @cache_pages: clean page cache
  * @cache_is_active: most of it was read more than once
- * @slab_pages: reclaimable slab, if the balloon can have it dropped: dentries,
- *	inodes
+ * @slab_pages: reclaimable slab: dentries, inodes
+ * @tmpfs_pages: what could be swapped out together with it; 0 without swap
  * @swapped_out: pages swapped out since boot, to a disk or into zswap
  * @missed: pages that came back after they were dropped, since boot
  * @kswapd_pages: pages that kswapd reclaimed, since boot
@@ -110,6 +110,7 @@ struct vbal_signals {
 	unsigned long cache_pages;
 	bool cache_is_active;
 	unsigned long slab_pages;
+	unsigned long tmpfs_pages;
 	unsigned long swapped_out;
 	unsigned long missed[VBAL_NR_MISSED];
 	unsigned long kswapd_pages;

@@ -433,6 +433,10 @@ static void ask_counts_slab_in(struct kunit *test)
 	set_cached(t, MIB(500), MIB(10));
 	KUNIT_EXPECT_EQ(test, ask(t, RAM), 0);
 	t->s.slab_pages = MIB(300);
+	/* The same means would swap this out. */
+	t->s.tmpfs_pages = MIB(300) / 16 + 1;
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), 0);
+	t->s.tmpfs_pages--;
 	KUNIT_EXPECT_GT(test, ask(t, RAM), 0);
 	KUNIT_EXPECT_TRUE(test, t->v.slab);
 	t->s.slab_pages = MIB(20);

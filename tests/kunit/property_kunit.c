@@ -263,6 +263,7 @@ static void mislead(struct prop *p)
 		s->above_high_pages = draw_level(p, s->free_pages);
 		s->cache_pages = draw_level(p, total);
 		s->slab_pages = draw_skewed(p, total / 8);
+		s->tmpfs_pages = draw_skewed(p, total / 8);
 	}
 	s->high_wmark_pages = total / 128;
 	s->cache_is_active = draw(p, 2);
