@@ -35,6 +35,10 @@ AMD64 = Arch("amd64", "x86", "x86_64-linux-gnu", "qemu-system-x86_64", "qemu-sys
              machine="pc", cpu="qemu64", console="ttyS0", agent="/dev/ttyS1",
              # emulation is slow and the machine may be busy: no bug of the guest
              cmdline="no_timer_check i8042.noaux")
+# What lies above 896 MiB has no address in the kernel (highmem).
+I386 = Arch("i386", "i386", "i686-linux-gnu", "qemu-system-i386", "qemu-system-x86",
+            machine="pc", cpu="qemu32", console="ttyS0", agent="/dev/ttyS1",
+            cmdline=AMD64.cmdline)
 # This CPU has pages of 4, 16 and 64 KiB; and no pointer authentication, which is slow to
 # emulate.
 ARM64 = Arch("arm64", "arm64", "aarch64-linux-gnu", "qemu-system-aarch64", "qemu-system-arm",

@@ -11,7 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from .arch import AMD64, ARM64, PPC64EL, RISCV64, S390X, Arch
+from .arch import AMD64, ARM64, I386, PPC64EL, RISCV64, S390X, Arch
 from .cache import cache_dir, drop_old, file_hash, hash_of, locked
 from .errors import GuestError, Missing
 
@@ -130,6 +130,9 @@ def _built_modules(kdir, names):
     return files
 
 
+# Where a bzImage says whether its kernel has 64 bits.
+XLOADFLAGS = 0x236
+XLF_KERNEL_64 = 1
 # What an image that is no bzImage has where, and before its release.
 FOREIGN_IMAGES = (
     (0x38, b"ARM\x64", ARM64, rb"Linux version (\S+) \("),
@@ -149,13 +152,14 @@ def read_image(path):
         raise GuestError(f"cannot read the kernel image {path}: {error.strerror}") from error
     if image[0x202:0x206] == b"HdrS":
         start = int.from_bytes(image[0x20e:0x210], "little") + 0x200
-        return AMD64, image[start:].split(b"\0", 1)[0].split()[0].decode()
+        arch = AMD64 if image[XLOADFLAGS] & XLF_KERNEL_64 else I386
+        return arch, image[start:].split(b"\0", 1)[0].split()[0].decode()
     for offset, magic, arch, banner in FOREIGN_IMAGES:
         found = image.startswith(magic, offset) and re.search(banner, image)
         if found:
             return arch, found[1].decode()
-    raise GuestError(f"{path} is no kernel image for amd64 (bzImage), arm64 and riscv64 (Image), "
-                     "ppc64el (vmlinux) or s390x")
+    raise GuestError(f"{path} is no kernel image for amd64 and i386 (bzImage), arm64 and riscv64 "
+                     "(Image), ppc64el (vmlinux) or s390x")
 
 
 def module_content(path):
