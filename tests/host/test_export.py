@@ -480,16 +480,25 @@ def test_whoever_connects_and_says_nothing_holds_up_nobody(tmp_path):
             assert read(fetch(process.url))["balloonctl_guest_up"]
 
 
+def has_ipv6():
+    """Return whether this host can be asked by IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("place, addresses", [
     (":0", ("127.0.0.1", "[::1]")), ("127.0.0.1:0", ("127.0.0.1",)),
-    *([("[::1]:0", ("[::1]",))] if socket.has_dualstack_ipv6() else [])])
+    *([("[::1]:0", ("[::1]",))] if has_ipv6() else [])])
 def test_endpoint_serves_all_addresses_that_it_should(tmp_path, place, addresses):
     process = subprocess.Popen([BALLOONCTL, "export", "--listen", place, tmp_path / "qmp"],
                                stderr=subprocess.PIPE, text=True)
     try:
         port = re.search(r":(\d+)/metrics$", process.stderr.readline())[1]
         # a host without IPv6 serves what it has
-        for address in addresses if socket.has_dualstack_ipv6() else ("127.0.0.1",):
+        for address in addresses if has_ipv6() else ("127.0.0.1",):
             assert "balloonctl_guest_up" in fetch(f"http://{address}:{port}/metrics")
     finally:
         process.kill()

@@ -15,7 +15,7 @@ from .sample import Sample, Silence
 
 # libvirt's calls block, and one that hangs is lost for the others
 THREADS = 4
-# the call that meets a domain that hangs first is lost; the next one leaves that domain out
+# the call that meets a domain that hangs first may be lost; the next one leaves that domain out
 FIRST_SHARE = 0.4
 REASON_OF = {VFIO: "vfio", HUGE: "hugetlb", PINNED: "pinned"}
 
@@ -29,20 +29,26 @@ class Domains:
 
     async def look_at(self, names, poll_s, timeout_s):
         """Return a Sample or a Silence for each running domain, or for each of these names."""
+        looks = [self._look_in_thread(names, poll_s)]
         try:
             async with asyncio.timeout(timeout_s):
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(timeout_s * FIRST_SHARE):
-                        return await self._look_in_thread(names, poll_s)
-                return await self._look_in_thread(names, poll_s)
+                done, _ = await asyncio.wait(looks, timeout=timeout_s * FIRST_SHARE)
+                if not done:
+                    # the first may only be slow
+                    looks.append(self._look_in_thread(names, poll_s))
+                    done, _ = await asyncio.wait(looks,
+                                                 return_when=asyncio.FIRST_COMPLETED)
+                return await done.pop()
         except TimeoutError as error:
             raise UnreachableError(f"libvirt does not answer within {timeout_s:g} s") from error
         except libvirt.libvirtError as error:
             raise UnreachableError(f"libvirt: {error}") from error
 
-    async def _look_in_thread(self, names, poll_s):
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._look, names,
-                                                                poll_s)
+    def _look_in_thread(self, names, poll_s):
+        look = asyncio.get_running_loop().run_in_executor(self._threads, self._look, names, poll_s)
+        # nobody waits any more for one that comes second
+        look.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        return look
 
     def _look(self, names, poll_s):
         # whoever only reads needs no more rights
