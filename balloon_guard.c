@@ -1166,7 +1166,7 @@ unsigned long vbal_guard_oom_step(struct vbal_guard *g, u64 now_ms)
  * @nr_pages: how much; nothing, if the host has still to be told of it
  * @now_ms: the time
  *
- * Either way the guest was out of memory while the balloon held some.
+ * Either way the guest was out of memory while the balloon held or took some.
  *
  * Context: OOM notifier; neither sleeps nor locks.
  */

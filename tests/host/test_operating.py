@@ -5,10 +5,13 @@ Those for the guest are run by tests/guest/test_operating.py.
 """
 
 import os
+import platform
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import guide
 import pytest
@@ -218,15 +221,17 @@ def test_kubevirt_sidecar(libvirt, balloonctl, tmp_path):
 def cloud_init():
     """Return the folder with cloud-init's modules: installed it would run at the next boot."""
     folder = cache_dir("cloud-init")
+    tree = folder / f"tree-{platform.freedesktop_os_release()['VERSION_CODENAME']}"
     with locked(folder / "lock"):
-        if not (folder / "usr").exists():
-            subprocess.run(["sh", "-c", "apt-get -q download cloud-init || "
-                            "{ apt-get -q update && apt-get -q download cloud-init; }"],
-                           cwd=folder, check=True, capture_output=True)
-            package, = folder.glob("*.deb")
-            subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
-            package.unlink()
-    return folder / "usr/lib/python3/dist-packages"
+        if not tree.exists():
+            with tempfile.TemporaryDirectory(dir=folder) as new:
+                subprocess.run(["sh", "-c", "apt-get -q download cloud-init || "
+                                "{ apt-get -q update && apt-get -q download cloud-init; }"],
+                               cwd=new, check=True, capture_output=True)
+                package, = Path(new).glob("*.deb")
+                subprocess.run(["dpkg-deb", "-x", package, Path(new) / "tree"], check=True)
+                (Path(new) / "tree").rename(tree)
+    return tree / "usr/lib/python3/dist-packages"
 
 
 def check_cloud_config(text, folder):
@@ -243,18 +248,19 @@ def check_cloud_config(text, folder):
 def test_cloud_config(block, tmp_path):
     valid, said = check_cloud_config(block.text, tmp_path)
     assert valid, said
-    valid, said = check_cloud_config(block.text.replace("packages: [", "packages: {a: [").replace(
-        "vballoon-dkms]", "vballoon-dkms]}"), tmp_path)
+    valid, said = check_cloud_config(block.text.replace("runcmd:\n", "runcmd: 1\nx:\n"), tmp_path)
     assert not valid, said
 
 
 def check_playbook(text, folder):
     """Return whether Ansible finds it valid, and what it says."""
     (folder / "playbook.yml").write_text(text, "ascii")
+    (folder / "ansible.cfg").touch()
     result = subprocess.run(["ansible-playbook", "-i", "web,", "--syntax-check",
                              folder / "playbook.yml"], stdout=subprocess.PIPE, text=True,
                             stderr=subprocess.STDOUT, check=False,
-                            env=os.environ | {"ANSIBLE_LOCAL_TEMP": str(folder / "ansible"),
+                            env=os.environ | {"LC_ALL": "C.UTF-8", "ANSIBLE_CONFIG": str(folder / "ansible.cfg"),
+                                              "ANSIBLE_LOCAL_TEMP": str(folder / "ansible"),
                                               "ANSIBLE_HOME": str(folder / "ansible")})
     return result.returncode == 0, result.stdout
 
