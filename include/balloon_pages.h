@@ -20,8 +20,9 @@
  * usual host) and more, or of what a kernel has that knows none so large.
  * Anything smaller is held as single pages at once.
  */
+#define VBAL_2M_ORDER (ilog2(SZ_2M) - PAGE_SHIFT)
 #define VBAL_BLOCK_ORDER \
-	min_t(unsigned int, ilog2(SZ_2M) - PAGE_SHIFT, MAX_PAGE_ORDER)
+	(VBAL_2M_ORDER < MAX_PAGE_ORDER ? VBAL_2M_ORDER : MAX_PAGE_ORDER)
 #define VBAL_MAX_ORDER MAX_PAGE_ORDER
 #define VBAL_NR_ORDERS (VBAL_MAX_ORDER + 1)
 

@@ -259,7 +259,8 @@ def check_playbook(text, folder):
     result = subprocess.run(["ansible-playbook", "-i", "web,", "--syntax-check",
                              folder / "playbook.yml"], stdout=subprocess.PIPE, text=True,
                             stderr=subprocess.STDOUT, check=False,
-                            env=os.environ | {"LC_ALL": "C.UTF-8", "ANSIBLE_CONFIG": str(folder / "ansible.cfg"),
+                            env=os.environ | {"LC_ALL": "C.UTF-8",
+                                              "ANSIBLE_CONFIG": str(folder / "ansible.cfg"),
                                               "ANSIBLE_LOCAL_TEMP": str(folder / "ansible"),
                                               "ANSIBLE_HOME": str(folder / "ansible")})
     return result.returncode == 0, result.stdout
