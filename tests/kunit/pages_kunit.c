@@ -492,9 +492,13 @@ static void own_stalls_are_those_that_the_kernel_counts(struct kunit *test)
 					VBAL_RECLAIM_ORDER)))
 		list_add(&page->lru, &blocks);
 	gfp = (gfp & ~__GFP_NORETRY) | __GFP_DIRECT_RECLAIM;
-	page = vbal_reclaim_alloc(r, numa_node_id(), gfp, VBAL_RECLAIM_ORDER);
-	if (page)
-		list_add(&page->lru, &blocks);
+	/* Somebody may have freed a block meanwhile. */
+	do {
+		page = vbal_reclaim_alloc(r, numa_node_id(), gfp,
+					  VBAL_RECLAIM_ORDER);
+		if (page)
+			list_add(&page->lru, &blocks);
+	} while (page && !vbal_reclaim_stalls(r));
 	if (IS_ENABLED(CONFIG_VM_EVENT_COUNTERS))
 		KUNIT_EXPECT_GE(test, vbal_reclaim_stalls(r), 1UL);
 	KUNIT_EXPECT_LE(test, vbal_reclaim_stalls(r),
