@@ -40,6 +40,12 @@ STANDSTILL = {libvirt.VIR_DOMAIN_PAUSED: PAUSED, libvirt.VIR_DOMAIN_PMSUSPENDED:
               libvirt.VIR_DOMAIN_CRASHED: CRASHED, libvirt.VIR_DOMAIN_SHUTDOWN: ENDING}
 
 
+def find_balloon(root):
+    """Return the balloon in a domain's XML; None if it has none."""
+    memballoon = root.find("devices/memballoon")
+    return None if memballoon is None or memballoon.get("model") == "none" else memballoon
+
+
 def find_standstill(state, reason):
     """Return why a domain in that state of libvirt's does not run; nothing if it does."""
     if (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION):
@@ -199,9 +205,8 @@ class LibvirtGuest(Guest):
         return domain
 
     def _find_balloon(self):
-        root = ET.fromstring(self._call(self._domain.XMLDesc))
-        memballoon = root.find("devices/memballoon")
-        if memballoon is None or memballoon.get("model") == "none":
+        memballoon = find_balloon(ET.fromstring(self._call(self._domain.XMLDesc)))
+        if memballoon is None:
             raise NoBalloonError(f"{self.name}: the domain has no balloon device "
                                  "(<memballoon model='virtio'/>)")
         return memballoon

@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 
 from ..base import Statistics
-from ..domain import KIB, LIBVIRT_NAMES, libvirt
+from ..domain import KIB, LIBVIRT_NAMES, find_balloon, libvirt
 from ..errors import BalloonError, UnreachableError
 from ..pinning import find_obstacles
 from . import config
@@ -62,8 +62,8 @@ class Description:
 
     def __init__(self, text):
         root = ET.fromstring(text)
-        memballoon = root.find("devices/memballoon")
-        self.has_balloon = memballoon is not None and memballoon.get("model") != "none"
+        memballoon = find_balloon(root)
+        self.has_balloon = memballoon is not None
         stats = memballoon.find("stats") if self.has_balloon else None
         self.period_s = 0 if stats is None else int(stats.get("period"))
         self.obstacles = list(find_obstacles(root))

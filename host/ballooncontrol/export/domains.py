@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ..balance.domains import read_statistics
 from ..device import LIBVIRT_ATTRIBUTES
-from ..domain import KIB, libvirt
+from ..domain import KIB, find_balloon, libvirt
 from ..errors import BalloonError, UnreachableError
 from ..pinning import HUGE, PINNED, VFIO, find_obstacles
 from .sample import Sample, Silence
@@ -98,12 +98,6 @@ def describe(domain, poll_s):
         domain.setMemoryStatsPeriod(poll_s, libvirt.VIR_DOMAIN_AFFECT_LIVE)
         period_s = poll_s
     return root, period_s
-
-
-def find_balloon(root):
-    """Return a domain's balloon; None if it has none."""
-    memballoon = root.find("devices/memballoon")
-    return None if memballoon is None or memballoon.get("model") == "none" else memballoon
 
 
 def make_sample(guest, name, stats, description):
