@@ -125,7 +125,8 @@ deb: ## Build the Debian packages into out/
 
 .PHONY: format help
 format: ## Put the C files into the kernel's format
-	clang-format -i *.c include/*.h tests/*/*.c tests/*/*.h tests/bench/life/*.c
+	clang-format -i *.c include/*.h tests/*/*.c tests/*/*.h tests/bench/life/*.c \
+		tests/lib/vbalguest/hold_reports/*.c
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \

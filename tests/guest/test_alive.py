@@ -11,7 +11,6 @@ MOVE = 8 * GIB
 MOVE_GUEST_MIB = 12 * 1024
 STATS_PERIOD_S = 1
 REPORTS = 5
-NO_REPORTING_ORDER = "/sys/module/page_reporting/parameters/page_reporting_order"
 # For 1 GiB, a fiftieth of the in-tree driver's 1024. A range request carries half of QEMU's
 # ring of 32, in blocks of 4 MiB where the guest has them; 64 requests of 256 PFNs go at once.
 MAX_NOTIFICATIONS = 21
@@ -68,7 +67,7 @@ def test_reporting_goes_on_during_large_resizes(lab):
     """Reports and ranges share a queue: neither starves the other."""
     guest = lab.guest(mem_mib=4096)
     with lab.loaded(guest, "transfer=range") as balloon:
-        guest.run(f"echo 9 >{NO_REPORTING_ORDER}")
+        guest.allow_reports()
         sizes = [256 * MIB, GIB]
         guest.inflate(sizes[0])
         guest.wait_inflated(sizes[0], 180)
@@ -96,7 +95,7 @@ def test_a_gigabyte_takes_few_requests(lab, transfer, tmp_path):
     log = tmp_path / "trace"
     with (own_guest(lab, mem_mib=2048, extra_qemu=["-D", str(log)]) as guest,
           lab.loaded(guest, f"transfer={transfer}") as balloon):
-        guest.run(f"echo 11 >{NO_REPORTING_ORDER}")
+        guest.hold_reports()
         guest.dirty(1500)
         guest.qmp("trace-event-set-state", name=TRACED_DISCARD, enable=True)
         before = int(balloon.attr("notifications"))

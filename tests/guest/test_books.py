@@ -23,8 +23,6 @@ GUEST_MIB = 768
 DIRTY_MIB = 560
 SIZES = (400 * MIB + 3 * FRAME, 130 * MIB + FRAME, 401 * MIB)
 KPF_OFFLINE = 23
-# No block is so large: nothing is reported, only the balloon gives memory back.
-STOP_REPORTS = "echo 11 >/sys/module/page_reporting/parameters/page_reporting_order"
 
 
 def stamp(number):
@@ -104,7 +102,7 @@ def test_exactly_the_ballooned_frames_are_discarded(lab, tmp_path, transfer):
         guest.wait_boot()
         ram = stack.enter_context(os.fdopen(open_ram(guest), "rb")).fileno()
         with lab.loaded(guest, f"transfer={transfer}") as balloon:
-            guest.check(STOP_REPORTS)
+            guest.hold_reports()
             guest.dirty(DIRTY_MIB)
             reported = balloon.attr("reported_bytes")
             absent_before = absent_frames(ram)

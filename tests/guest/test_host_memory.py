@@ -4,14 +4,8 @@
 import pytest
 from conftest import FRAME, MIB
 
-NO_REPORTING_ORDER = "/sys/module/page_reporting/parameters/page_reporting_order"
 DIRTY_MIB = 750
 INFLATE = 600 * MIB
-
-
-def stop_reports(guest):
-    """Let the kernel report nothing, so that only the balloon can give memory back."""
-    guest.run(f"echo 11 >{NO_REPORTING_ORDER}")
 
 
 @pytest.mark.parametrize("transfer", ("pfn", "range"))
@@ -20,7 +14,7 @@ def test_resident_memory_falls(lab, transfer, backend):
     guest = lab.guest(mem_backend=backend)
     params = "transfer=pfn reporting=0" if transfer == "pfn" else "transfer=range"
     with lab.loaded(guest, params) as balloon:
-        stop_reports(guest)
+        guest.hold_reports()
         guest.dirty(DIRTY_MIB)
         before_kb = guest.ram_rss_kb()
         assert before_kb > DIRTY_MIB * 1024
@@ -49,7 +43,7 @@ def test_the_guests_data_survives(lab, guest, transfer):
 def test_freed_memory_is_reported(lab, guest):
     """Free page reporting: without any balloon target the host gets free memory back."""
     with lab.loaded(guest) as balloon:
-        guest.run(f"echo 9 >{NO_REPORTING_ORDER}")
+        guest.allow_reports()
         reported = int(balloon.attr("reported_bytes"))
         guest.dirty(DIRTY_MIB)
         guest.wait_for(lambda: guest.ram_rss_kb() < 400 * 1024, 180,

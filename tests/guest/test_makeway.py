@@ -200,7 +200,7 @@ def test_pages_in_the_movable_zone_move_at_rest(lab, transfer):
     size = 600 * MIB
     # nokaslr keeps the kernel itself out of ZONE_MOVABLE
     guest = lab.guest(append="movablecore=512M nokaslr", balloon_opts=NO_OOM)
-    guest.run("echo 11 >/sys/module/page_reporting/parameters/page_reporting_order")
+    guest.hold_reports()
     movable = blocks(guest, "^Movable")
     assert movable
     gone = {}

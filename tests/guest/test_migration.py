@@ -24,7 +24,7 @@ def migrate(source, target):
     source.check("mount -t tmpfs -o size=500M data /mnt && "
                  "dd if=/dev/urandom of=/mnt/data bs=1M count=50 2>/dev/null", 300)
     # reports would empty free memory before the migration can hint it
-    source.run("echo 11 >/sys/module/page_reporting/parameters/page_reporting_order")
+    source.hold_reports()
     source.check(f"dd if=/dev/urandom of=/mnt/fill bs=1M count={FREED_MIB} 2>/dev/null; "
                  "rm /mnt/fill", 300)
     summed = source.check("md5sum /mnt/data", 120)

@@ -14,7 +14,6 @@ from .rows import RANGE
 MIB = 1 << 20
 POLL_SECONDS = 0.002
 BALLOON_OPTS = "deflate-on-oom=on,free-page-reporting=on"
-NO_REPORTS = "echo 11 >/sys/module/page_reporting/parameters/page_reporting_order"
 COUNTED_MIB = 1024
 
 
@@ -59,7 +58,7 @@ class Bench:
         result = {}
         self._heal()
         self.guest.insmod(driver.params, driver.module)
-        self.guest.check(NO_REPORTS)
+        self.guest.hold_reports()
         try:
             result.update(self._timed())
             if counts:
@@ -76,7 +75,7 @@ class Bench:
         done to them: each driver starts from the same state.
         """
         self.guest.insmod(RANGE.params, RANGE.module)
-        self.guest.check(NO_REPORTS)
+        self.guest.hold_reports()
         self._resize(self.row.move_mib)
         self._resize(0)
         self.guest.rmmod(RANGE.module)

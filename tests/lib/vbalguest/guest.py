@@ -17,7 +17,7 @@ from . import accel as accelerators
 from .arch import AMD64
 from .errors import CommandFailed, GuestError, GuestTimeout, Missing
 from .image import build_image
-from .kernels import Kernel, build_module, tool
+from .kernels import Kernel, build_hold_reports, build_module, tool
 from .qmp import Qmp
 
 MIB = 1 << 20
@@ -42,6 +42,8 @@ GIVEN_CLOCK = "lpj=5000000 tsc_early_khz=2500000"
 # QEMU before 9.0 loses an emulated guest's writes during a migration if the length of its RAM is
 # a multiple of 256 KiB (fixed by QEMU's commit 03bfc2188f06): the guest crashes after it.
 ODD_RAM_BYTES = 8192
+REPORTING_ORDER = "/sys/module/page_reporting/parameters/page_reporting_order"
+NO_BLOCK_ORDER = 11
 # What makes QEMU's devices modern, legacy, or either as the driver likes.
 TRANSPORTS = {
     "pci": {"modern": ",disable-legacy=on", "transitional": ",disable-legacy=off",
@@ -343,6 +345,9 @@ class Guest:
             late_files.append(Path(self._module_path))
         elif self.module == "vballoon":
             late_files.append(build_module(self.kernel))
+        hold_reports = build_hold_reports(self.kernel)
+        if hold_reports:
+            late_files.append(hold_reports)
         return build_image(boot_files, late_files, self._files, self.kernel)
 
     # Commands in the guest
@@ -456,6 +461,19 @@ class Guest:
                    f"mount -t tmpfs -o {options} dirty /mnt; {fill} && umount /mnt", timeout)
 
     # The balloon
+
+    def hold_reports(self):
+        """Let free page reporting find nothing, whichever driver it works for.
+
+        It finds blocks of an order and above, and no block has this one. To be called after
+        the driver was loaded, which may set the order.
+        """
+        self.check(f"echo {NO_BLOCK_ORDER} >{REPORTING_ORDER} || "
+                   "grep -q ^hold_reports /proc/modules || insmod /modules/hold_reports.ko")
+
+    def allow_reports(self, order=9):
+        """Let free page reporting find blocks of that order and above, of 2 MiB if not told."""
+        self.check(f"echo {order} >{REPORTING_ORDER}")
 
     def qmp(self, command, timeout=60, **arguments):
         """Run a QMP command; underscores in argument names stand for dashes."""

@@ -16,6 +16,7 @@ from .cache import cache_dir, drop_old, file_hash, hash_of, locked
 from .errors import GuestError, Missing
 
 REPO = Path(__file__).resolve().parents[3]
+HOLD_REPORTS = Path(__file__).with_name("hold_reports")
 STOCK_PATTERN = "vmlinuz-6.1*"
 # Variables of our own Makefile that would mean something else to the kernel's.
 MAKE_VARIABLES = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "K", "FILTER", "VERSION")
@@ -89,6 +90,12 @@ class Kernel:
                 kdir = modules / "build"
                 return cls(path, release, root, kdir if kdir.is_dir() else None, arch)
         return cls(path, release, arch=arch)
+
+    def exports(self, symbol):
+        """True if modules for this kernel can use a symbol of it."""
+        symbols = self.kdir / "Module.symvers" if self.kdir else None
+        return bool(symbols and symbols.exists() and
+                    re.search(rf"^\S+\t{symbol}\t", symbols.read_text("ascii"), re.MULTILINE))
 
     def module_files(self, names):
         """Return the files to load, in order, so that the named modules work.
@@ -183,42 +190,58 @@ def driver_sources(repo=REPO):
 
 def build_module(kernel=None, repo=REPO, extra_make=()):
     """Build vballoon.ko for a kernel, once for each state of the sources; return its path."""
-    kernel = Kernel.find(kernel)
-    if kernel.root and (kernel.root / "vballoon.ko").exists():
-        # tests/run/matrix builds with the compiler of that kernel's own Debian
-        return kernel.root / "vballoon.ko"
-    if kernel.kdir is None:
-        raise Missing(f"package linux-headers-{kernel.release} (to build vballoon.ko)", "build")
-    sources = driver_sources(Path(repo))
+    sources = {path.relative_to(repo): path for path in driver_sources(Path(repo))}
     if not any(name.suffix == ".c" for name in sources):
         raise GuestError(f"{repo} holds no driver sources (balloon_*.c)")
+    return _built("vballoon", sources, Kernel.find(kernel), extra_make)
+
+
+def hold_reports_sources():
+    """Return the files that hold_reports.ko is built from."""
+    return sorted(HOLD_REPORTS.iterdir())
+
+
+def build_hold_reports(kernel):
+    """Build what holds free page reporting back; None for a kernel that needs no module for it."""
+    made = kernel.root and kernel.root / "hold_reports.ko"
+    if not (made and made.exists()) and not kernel.exports("page_reporting_order"):
+        return None
+    return _built("hold_reports", {path.name: path for path in hold_reports_sources()}, kernel)
+
+
+def _built(name, sources, kernel, extra_make=()):
+    """Build a module, once for each state of its sources, a map of names to paths."""
+    if kernel.root and (kernel.root / f"{name}.ko").exists():
+        # tests/run/matrix builds with the compiler of that kernel's own Debian
+        return kernel.root / f"{name}.ko"
+    if kernel.kdir is None:
+        raise Missing(f"package linux-headers-{kernel.release} (to build {name}.ko)", "build")
     key = hash_of([kernel.release, kernel.kdir, *extra_make]
-                  + [f"{path.name} {file_hash(path)}" for path in sources])
+                  + [f"{path} {file_hash(path)}" for path in sources.values()])
     top = cache_dir("module")
     folder = top / f"{kernel.release}-{key}"
-    module = folder / "vballoon.ko"
     with locked(top / f"{key}.lock"):
         if not (folder / "done").exists():
             shutil.rmtree(folder, ignore_errors=True)
-            (folder / "include").mkdir(parents=True)
-            for path in sources:
-                shutil.copy(path, folder / path.relative_to(repo))
-            _make_module(kernel, folder, extra_make)
+            for inside, path in sources.items():
+                (folder / inside).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, folder / inside)
+            _make_module(name, kernel, folder, extra_make)
             (folder / "done").touch()
         os.utime(folder)
         drop_old(top, folder)
-    return module
+    return folder / f"{name}.ko"
 
 
-def _make_module(kernel, folder, extra_make):
-    environment = {name: value for name, value in os.environ.items()
-                   if name not in MAKE_VARIABLES}
+def _make_module(name, kernel, folder, extra_make):
+    environment = {variable: value for variable, value in os.environ.items()
+                   if variable not in MAKE_VARIABLES}
     command = [tool("make", "make"), "-C", str(kernel.kdir), f"M={folder}", "W=1",
                *extra_make, "modules"]
     log = folder / "build.log"
     with open(log, "w", encoding="utf-8") as stream:
         result = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT,
                                 stdin=subprocess.DEVNULL, env=environment, check=False)
-    if result.returncode or not (folder / "vballoon.ko").exists():
+    if result.returncode or not (folder / f"{name}.ko").exists():
         text = log.read_text("utf-8", errors="replace")
-        raise GuestError(f"vballoon.ko does not build for {kernel.release}:\n{text[-4000:]}")
+        raise GuestError(f"{name}.ko does not build for {kernel.release}:\n{text[-4000:]}")
