@@ -141,7 +141,7 @@ static inline void vbal_balloon_page_swap(struct balloon_dev_info *bdi,
 	spin_lock_irqsave(&bdi->pages_lock, flags);
 	balloon_page_insert(bdi, newpage);
 	bdi->isolated_pages--;
-	__count_vm_event(BALLOON_MIGRATE);
+	count_vm_event(BALLOON_MIGRATE);
 	spin_unlock_irqrestore(&bdi->pages_lock, flags);
 	balloon_page_finalize(page);
 	put_page(page);
