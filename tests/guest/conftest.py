@@ -12,7 +12,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS / "lib"))
 
 import vbalcount  # noqa: E402
-from vbalguest import Guest  # noqa: E402
+from vbalguest import Guest, Kernel  # noqa: E402
 
 MIB = 1 << 20
 FRAME = 4096
@@ -59,6 +59,7 @@ class Balloon:
     def __init__(self, guest, base_total_kb):
         self.guest = guest
         self.base_total_kb = base_total_kb
+        self.page_bytes = guest.page_bytes()
 
     def attr(self, name):
         """Read an attribute of the driver in sysfs."""
@@ -70,11 +71,19 @@ class Balloon:
         text = self.guest.check("cat /sys/bus/virtio/drivers/vballoon/virtio*/features")
         return {bit for bit, value in enumerate(text.strip()) if value == "1"}
 
+    def met(self, target_bytes):
+        """Return what a target comes to: one between two pages is met with the next page."""
+        return -(-target_bytes // self.page_bytes) * self.page_bytes
+
     def resize(self, inflated_bytes, timeout=180):
-        """Ask for a balloon of that size, wait for it, and compare all who count it."""
+        """Ask for a balloon of that size, and wait until it is met."""
         self.guest.inflate(inflated_bytes)
-        self.guest.wait_inflated(inflated_bytes, timeout)
-        self.check_counts(inflated_bytes)
+        self.wait_met(inflated_bytes, timeout)
+
+    def wait_met(self, target_bytes, timeout=120):
+        """Wait until a target is met, and compare all who count it."""
+        self.guest.wait_inflated(self.met(target_bytes), timeout)
+        self.check_counts(self.met(target_bytes))
 
     def check_counts(self, inflated_bytes):
         """Host, driver and the guest's own MemTotal agree to the frame."""
@@ -111,7 +120,7 @@ class Lab:
     def fresh(self, **options):
         """Return a guest of one test's own, not started."""
         options = {**self.defaults, **options}
-        if options["kernel"]:
+        if options["kernel"] and Kernel.find(options["kernel"]).root is None:
             options["mem_mib"] += debug_mib(options["mem_mib"])
         return Guest(**options)
 

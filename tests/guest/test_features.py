@@ -4,6 +4,7 @@
 import pytest
 from conftest import FRAME, MIB
 
+pytestmark = pytest.mark.core
 BITS = {"must_tell_host": 0, "stats": 1, "deflate_on_oom": 2, "hinting": 3, "page_poison": 4,
         "reporting": 5}
 HIGHEST_BALLOON_BIT = 5

@@ -4,6 +4,7 @@
 import pytest
 from conftest import MIB
 
+pytestmark = pytest.mark.core
 INFLATE = 600 * MIB
 # One process that wants more than is left, and touches all of it. The kernel's own guess
 # at what it can grant is switched off: it does not know of a balloon that gives way.
