@@ -29,12 +29,18 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HO
 
 
 class Tree:
-    """A Debian release in a folder; foreign names other architectures to have packages of."""
+    """A Debian release in a folder.
 
-    def __init__(self, suite, backports=False, path=None, foreign=()):
+    foreign names other architectures to have packages of, backports those whose backports are
+    wanted: a mirror may have some of them, and an index that is missing fails the whole update.
+    """
+
+    def __init__(self, suite, backports=(), path=None, foreign=()):
         self.suite = suite
         self.foreign = tuple(foreign)
-        self.suites = [suite, f"{suite}-backports"] if backports else [suite]
+        self.suites = {suite: (NATIVE, *self.foreign)}
+        if backports:
+            self.suites[f"{suite}-backports"] = tuple(backports)
         self.path = Path(path) if path else cache_dir("trees") / suite
 
     def make(self, *packages):
@@ -66,9 +72,8 @@ class Tree:
         partial.rename(self.path)
 
     def _update(self):
-        architectures = f"[arch={','.join((NATIVE, *self.foreign))}] "
-        sources = "".join(f"deb {architectures}{mirror()} {suite} main\n"
-                          for suite in self.suites)
+        sources = "".join(f"deb [arch={','.join(architectures)}] {mirror()} {suite} main\n"
+                          for suite, architectures in self.suites.items())
         sources_list = self.path / "etc/apt/sources.list"
         stamp = self.path / "var/lib/apt/vballoon-stamp"
         with contextlib.suppress(OSError):
@@ -89,7 +94,7 @@ class Tree:
         missing = [name for name in packages if name not in there]
         if missing:
             self.run("apt-get", "install", "-q", "-y", "--no-install-recommends",
-                     "-t", self.suites[-1], *missing)
+                     "-t", list(self.suites)[-1], *missing)
             self.run("apt-get", "clean")
 
     def run(self, *command, check=True, env=None, cwd=None):
