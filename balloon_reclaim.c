@@ -156,17 +156,36 @@ static gfp_t vbal_zone_gfp(enum zone_type type)
 	}
 }
 
-/* Would the allocator find a block of just that size, of the kind it is asked for? */
+static unsigned int vbal_gfp_kind(gfp_t gfp)
+{
+	if (gfp & __GFP_MOVABLE)
+		return MIGRATE_MOVABLE;
+	return gfp & __GFP_RECLAIMABLE ? MIGRATE_RECLAIMABLE :
+					 MIGRATE_UNMOVABLE;
+}
+
+/*
+ * Would the allocator find a block of just that size, of the kind it is asked for?
+ *
+ * Up to PAGE_ALLOC_COSTLY_ORDER it serves from a list of the CPU's, and fills that by
+ * the dozen: what is missing for it comes out of a larger block, the rest of which
+ * would be the next piece. So the small ones are taken as single pages, of whatever
+ * size the list was filled from, and those of the kernel's kinds are left to it.
+ */
 static bool vbal_zone_has_piece(struct zone *zone, gfp_t gfp,
 				unsigned int order)
 {
-	struct list_head *lists = zone->free_area[order].free_list;
+	unsigned int kind = vbal_gfp_kind(gfp), end = order + 1;
 
-	if (gfp & __GFP_MOVABLE)
-		return !list_empty(&lists[MIGRATE_MOVABLE]);
-	if (gfp & __GFP_RECLAIMABLE)
-		return !list_empty(&lists[MIGRATE_RECLAIMABLE]);
-	return !list_empty(&lists[MIGRATE_UNMOVABLE]);
+	if (order <= PAGE_ALLOC_COSTLY_ORDER) {
+		if (order || kind != MIGRATE_MOVABLE)
+			return false;
+		end = PAGE_ALLOC_COSTLY_ORDER + 1;
+	}
+	for (; order < end; order++)
+		if (!list_empty(&zone->free_area[order].free_list[kind]))
+			return true;
+	return false;
 }
 
 /*
