@@ -38,7 +38,7 @@ demo-overcommit: ## Three guests share less memory than they believe they have
 	scripts/setup guest host
 	scripts/demo-overcommit
 
-.PHONY: test guest-test guest-test-debug kunit simulate host-test model check coverage matrix boot-matrix fresh into-tree-test configs
+.PHONY: test guest-test guest-test-debug kunit simulate host-test model check coverage matrix matrix-full boot-matrix fresh into-tree-test configs
 test: ## Run all tests; ends with 'N passed, N failed, N skipped'
 	scripts/setup guest package kunit check host
 	tests/run/test
@@ -78,6 +78,11 @@ coverage: ## Line coverage per file of the unit tests
 matrix: ## Build for and boot each supported kernel; prints the support table
 	scripts/setup guest matrix
 	tests/run/matrix
+
+matrix-full: ## The same with the guest tests: all on amd64, the core of them elsewhere; and all of configs
+	scripts/setup guest kunit matrix
+	tests/run/configs
+	tests/run/matrix --tests
 
 into-tree-test: ## The driver in a kernel's tree: kunit.py (UML, QEMU), built in, first at the device
 	scripts/setup guest kunit
