@@ -321,17 +321,43 @@ unsigned long test_pages_in_blocks(void)
 	       vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
 }
 
-/* As compaction does it with a page that it has a reference of and locked. */
+/*
+ * As the kernel isolates a page that is referenced and locked. Its mark tells the
+ * kernel's own compaction, which may run at any time, that the page is out.
+ */
+bool test_isolate_page(struct page *page)
+{
+	if (!PageMovable(page) || PageIsolated(page))
+		return false;
+	balloon_mops.isolate_page(page, 0);
+	SetPageIsolated(page);
+	return true;
+}
+
+/* Locked again. */
+void test_put_back_page(struct page *page)
+{
+	balloon_mops.putback_page(page);
+	ClearPageIsolated(page);
+}
+
+/*
+ * As compaction does it with a page that it has a reference of and locked. -EBUSY:
+ * somebody else has it.
+ */
 int test_exchange_locked_page(struct page *page, struct page *newpage,
 			      enum migrate_mode mode)
 {
-	int ret;
+	int ret = -EBUSY;
 
 	lock_page(newpage);
-	balloon_mops.isolate_page(page, 0);
-	ret = balloon_mops.migrate_page(newpage, page, mode);
-	if (ret)
-		balloon_mops.putback_page(page);
+	if (test_isolate_page(page)) {
+		ret = balloon_mops.migrate_page(newpage, page, mode);
+		if (ret)
+			test_put_back_page(page);
+		else
+			ClearPageIsolated(page);
+	}
 	unlock_page(newpage);
 	unlock_page(page);
 	put_page(page);

@@ -72,6 +72,8 @@ void test_expect_books(struct kunit *test);
 bool test_books_have_held(struct vbal_dev *vb);
 bool test_books_agree(struct vbal_dev *vb);
 int test_exchange_page(struct page *page, struct page *newpage);
+bool test_isolate_page(struct page *page);
+void test_put_back_page(struct page *page);
 int test_exchange_locked_page(struct page *page, struct page *newpage,
 			      enum migrate_mode mode);
 void test_expect_no_leak(struct kunit *test, unsigned long own_before);

@@ -6,6 +6,7 @@
 #include "simulate.h"
 
 #include <linux/fault-inject.h>
+#include <linux/fs.h>
 #include <linux/memory.h>
 #include <linux/migrate.h>
 #include <linux/mm.h>
@@ -362,7 +363,7 @@ static void sim_memory_event(struct sim *s)
 
 /* Pages that make way ---------------------------------------------------------------- */
 
-/* One that can move, locked, with a reference; as compaction looks for them. */
+/* Locked, with a reference; as compaction looks for them: it may be out by then. */
 static struct page *sim_lock_held_page(struct sim *s)
 {
 	enum vbal_mode mode = sim_draw(s, VBAL_NR_MODES);
@@ -382,11 +383,7 @@ static struct page *sim_lock_held_page(struct sim *s)
 	if (!found)
 		return NULL;
 	lock_page(found);
-	if (__PageMovable(found))
-		return found;
-	unlock_page(found);
-	put_page(found);
-	return NULL;
+	return found;
 }
 
 static void sim_exchange(struct sim *s, struct page *page, struct page *newpage)
@@ -397,7 +394,7 @@ static void sim_exchange(struct sim *s, struct page *page, struct page *newpage)
 	int ret = test_exchange_locked_page(page, newpage, mode);
 
 	put_page(newpage);
-	if (ret && ret != -EAGAIN)
+	if (ret && ret != -EAGAIN && ret != -EBUSY)
 		sim_fail(s, "a page that moves: %d", ret);
 	if (!ret && num_online_cpus() == 1 &&
 	    held != vbal_pages_held(&s->vb->size.pages) && sim_is_up(s) &&
@@ -428,9 +425,11 @@ static void sim_isolate(struct sim *s)
 
 	if (!page)
 		return;
-	balloon_mops.isolate_page(page, 0);
+	if (test_isolate_page(page))
+		s->isolated = page;
 	unlock_page(page);
-	s->isolated = page;
+	if (!s->isolated)
+		put_page(page);
 }
 
 static bool sim_has_isolated(struct sim *s)
@@ -445,10 +444,31 @@ void sim_put_back_isolated(struct sim *s)
 	if (!page)
 		return;
 	lock_page(page);
-	balloon_mops.putback_page(page);
+	test_put_back_page(page);
 	unlock_page(page);
 	put_page(page);
 	s->isolated = NULL;
+}
+
+static bool sim_can_compact(struct sim *s)
+{
+	return IS_ENABLED(CONFIG_COMPACTION) && sim_can_wait(s);
+}
+
+/* By the kernel itself, all of memory; as people ask for it. */
+static void sim_compact(struct sim *s)
+{
+	struct file *file =
+		filp_open("/proc/sys/vm/compact_memory", O_WRONLY, 0);
+	loff_t pos = 0;
+
+	if (IS_ERR(file)) {
+		sim_fail(s, "compaction: %ld", PTR_ERR(file));
+		return;
+	}
+	if (kernel_write(file, "1", 1, &pos) != 1)
+		sim_fail(s, "compaction cannot be asked for");
+	filp_close(file, NULL);
 }
 
 /* Settings ---------------------------------------------------------------------------- */
@@ -785,6 +805,7 @@ struct sim_op sim_ops[] = {
 	{ "guest: a page moves", 12, sim_can_wait, sim_migrate },
 	{ "guest: a page is taken out", 3, sim_may_isolate, sim_isolate },
 	{ "guest: and put back", 5, sim_has_isolated, sim_put_back_isolated },
+	{ "guest: memory is compacted", 2, sim_can_compact, sim_compact },
 	{ "guest: memory on and off", 2, sim_can_be_up, sim_memory_event },
 	{ "guest: an allocation fails", 3, sim_may_fail, sim_allocation_fails },
 	{ "guest: sleeps and wakes", 1, sim_can_wait, sim_sleep },
