@@ -384,6 +384,29 @@ void fake_books_reset(void)
 	raw_spin_unlock_irqrestore(&books.lock, flags);
 }
 
+/*
+ * A page that could not move into the balloon stays with compaction, which may
+ * make it somebody else's without a word to the allocator.
+ */
+static void books_find(unsigned long frame)
+{
+	struct page *page = pfn_to_page(frame / FRAMES_PER_PAGE);
+
+	if (books_owner(frame) == BOOKS_LOST && page->mapping &&
+	    !__PageMovable(page))
+		books_set_owner(frame, BOOKS_GUEST);
+}
+
+/* Of what is lost, what others have by now is not. */
+void fake_books_find(void)
+{
+	unsigned long frame;
+
+	for (frame = 0; fake_books_count(BOOKS_LOST) && frame < books.nr_frames;
+	     frame++)
+		books_one(frame, books_find);
+}
+
 /* Looking ------------------------------------------------------------------- */
 
 unsigned long fake_books_count(enum books_owner owner)

@@ -40,6 +40,7 @@ void fake_books_lend(struct page *page, unsigned long nr_pages);
 void fake_books_answer_pfn(unsigned long frame);
 void fake_books_answer_range(struct page *page, unsigned long nr_pages);
 void fake_books_reset(void);
+void fake_books_find(void);
 
 /* User mode Linux shows of a stack what looks like an address, in no certain depth. */
 static inline bool fake_books_know_own(void)

@@ -69,8 +69,10 @@ struct sim_plan {
  * @total_before: MemTotal without a balloon
  * @own_before: this module's pages without a device
  * @ballooned_before: the kernel's count without a balloon
+ * @up_before: the connection was up when the last step had ended
  * @held_before: pages held when the last step had ended
  * @resets_before: resets that the host had seen by then
+ * @resets_at_rest: resets that it had seen when the driver came to rest last
  * @lowest_target: the lowest target since the driver was at rest last, in pages
  * @lowest_floor: the lowest floor since then, in pages
  * @squeezed: since then the host came before the guest
@@ -103,8 +105,10 @@ struct sim {
 	unsigned long total_before;
 	unsigned long own_before;
 	long ballooned_before;
+	bool up_before;
 	unsigned long held_before;
 	unsigned int resets_before;
+	unsigned int resets_at_rest;
 	unsigned long lowest_target;
 	unsigned long lowest_floor;
 	bool squeezed;
