@@ -596,7 +596,7 @@ static int vbal_vq_wait_while(struct vbal_vq *q, vbal_vq_cond *cond, void *arg,
 				vbal_vq_count_missed(q);
 			return 0;
 		}
-		if (!vbal_vq_usable(q)) {
+		if (!vbal_vq_usable(q) || vbal_wire_is_broken(q->wire)) {
 			/* What it has of us is safe only after a reset. */
 			vbal_wire_kill(q->wire);
 			return -EIO;
@@ -618,13 +618,14 @@ static int vbal_vq_wait_while(struct vbal_vq *q, vbal_vq_cond *cond, void *arg,
  * @cond: what is waited for; may be called often
  * @arg: for @cond
  *
- * A queue can break without an interrupt (surprise removal), so it is looked
- * at once a second; a wait for a slow host costs no more than that. An answer
- * found in this way is counted: its interrupt was lost.
+ * A queue can break without an interrupt (surprise removal), and a device that
+ * asks for a reset has none for queues, so both are looked at once a second; a
+ * wait for a slow host costs no more than that. An answer found in this way is
+ * counted: its interrupt was lost.
  *
  * Context: Process context, no spinlock. Sleeps idle, so that a slow host is
  * not taken for a hung task.
- * Return: 0, or -EIO once the queue is broken or the device was reset.
+ * Return: 0, or -EIO once the device is broken or was reset.
  */
 int vbal_vq_wait(struct vbal_vq *q, vbal_vq_cond *cond, void *arg)
 {

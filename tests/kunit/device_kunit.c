@@ -1498,6 +1498,22 @@ static void hostile_asks_for_a_reset(struct kunit *test)
 	test_expect_actual(test, FRAMES_64M);
 }
 
+/* Nor is an answer to come to who waits for one. */
+static void hostile_asks_for_a_reset_and_is_waited_for(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, RANGE);
+	struct vbal_dev *vb = test_plug_bound(test);
+
+	fake_host_silence(h);
+	fake_host_set_target(h, FRAMES_64M);
+	KUNIT_EXPECT_TRUE(test,
+			  fake_wait(test_sleeps(&vb->wire.q[VBAL_VQ_REPORT])));
+	fake_host_needs_reset(h);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_resets) == 1));
+	fake_host_speak(h);
+	test_expect_actual(test, FRAMES_64M);
+}
+
 static void hostile_offers_features_without_queues(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, QEMU | F(FREE_PAGE_HINT));
@@ -1562,6 +1578,7 @@ static struct kunit_case hostile_test_cases[] = {
 	KUNIT_CASE(hostile_uses_buffers_twice),
 	KUNIT_CASE_PARAM(hostile_blow_at_stage, stage_gen_params),
 	KUNIT_CASE(hostile_asks_for_a_reset),
+	KUNIT_CASE(hostile_asks_for_a_reset_and_is_waited_for),
 	KUNIT_CASE(hostile_offers_features_without_queues),
 	KUNIT_CASE_PARAM(hostile_find_vqs_fails, fail_gen_params),
 	KUNIT_CASE(hostile_plugged_many_times),
