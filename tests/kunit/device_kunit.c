@@ -671,6 +671,9 @@ static void oom_counts_what_others_free(struct kunit *test)
 }
 
 /* Where much lies about in pieces, they go, and the guest keeps its blocks. */
+/* In blocks that CPUs' own lists of pages are filled from meanwhile, or others take. */
+#define OTHERS_PAGES (3 * VBAL_RECLAIM_PAGES)
+
 static void worker_takes_pieces_first(struct kunit *test)
 {
 	unsigned long in_blocks;
@@ -682,16 +685,13 @@ static void worker_takes_pieces_first(struct kunit *test)
 	test_scatter(test, &vb->size.pages, &in_use);
 	in_blocks = test_pages_in_blocks();
 	test_resize_to(test, 8 * FRAMES_2M);
-	/* But for some that CPUs' own lists of pages are filled from. */
-	KUNIT_EXPECT_GE(test, test_pages_in_blocks() + 2 * VBAL_RECLAIM_PAGES,
-			in_blocks);
+	KUNIT_EXPECT_GE(test, test_pages_in_blocks() + OTHERS_PAGES, in_blocks);
 	test_gather(&in_use);
 	/* The few that a guest always has are no reason. */
 	vb->size.pages.scattered = false;
 	in_blocks = test_pages_in_blocks();
 	test_resize_to(test, 16 * FRAMES_2M);
-	KUNIT_EXPECT_LT(test, test_pages_in_blocks() + 2 * VBAL_RECLAIM_PAGES,
-			in_blocks);
+	KUNIT_EXPECT_LT(test, test_pages_in_blocks() + OTHERS_PAGES, in_blocks);
 }
 
 static struct kunit_case worker_test_cases[] = {
