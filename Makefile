@@ -10,7 +10,8 @@ SEED	?=
 STEPS	?=
 KEEP	?=
 KERNEL	?=
-export K FILTER SEED STEPS KEEP KERNEL VERSION
+SAMPLE	?=
+export K FILTER SEED STEPS KEEP KERNEL SAMPLE VERSION
 
 .DEFAULT_GOAL := all
 
@@ -38,7 +39,7 @@ demo-overcommit: ## Three guests share less memory than they believe they have
 	scripts/setup guest host
 	scripts/demo-overcommit
 
-.PHONY: test guest-test guest-test-debug kunit simulate host-test model check coverage matrix matrix-full boot-matrix fresh into-tree-test configs
+.PHONY: test guest-test guest-test-debug kunit simulate mutants host-test model check coverage matrix matrix-full boot-matrix fresh into-tree-test configs
 test: ## Run all tests; ends with 'N passed, N failed, N skipped'
 	scripts/setup guest package kunit check host
 	tests/run/test
@@ -58,6 +59,10 @@ kunit: ## Unit tests in the debug kernel (FILTER=pattern selects)
 simulate: ## The driver between a host and a guest that do anything (STEPS=, SEED= replays)
 	scripts/setup kunit
 	tests/run/simulate
+
+mutants: ## Change the driver in many small ways; each has to be noticed (SAMPLE=, 0 for all)
+	scripts/setup kunit
+	tests/run/mutants
 
 host-test: ## Tests of balloonctl and libvirt (K=pattern selects)
 	scripts/setup guest host

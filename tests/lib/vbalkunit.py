@@ -3,7 +3,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -99,10 +98,11 @@ def test_kernel(flavour):
     return Path(result.stdout.strip())
 
 
-def build(kernel_build, part, make_options=(), room=None):
+def build(kernel_build, part, make_options=(), room=None, changed=()):
     """Build the module in a private copy of the sources; return its path.
 
-    room names the copy, for who builds beside the suites.
+    room names the copy, for who builds beside the suites; changed maps names of sources to the
+    text to be built instead.
     """
     # two clones may build at once, and each wants its own sources
     tree = CACHE / f"kunit-{hash_of([REPO, room or owner(part), kernel_build.name])}"
@@ -110,8 +110,11 @@ def build(kernel_build, part, make_options=(), room=None):
                    *REPO.glob("include/*.h"), *TESTS.glob("*.[ch]")]:
         target = tree / source.relative_to(REPO)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists() or target.read_bytes() != source.read_bytes():
-            shutil.copy(source, target)
+        text = source.read_bytes()
+        if source.name in changed:
+            text = changed[source.name].encode("utf-8")
+        if not target.exists() or target.read_bytes() != text:
+            target.write_bytes(text)
     for gone in tree.rglob("*.[ch]"):
         if not gone.name.endswith(".mod.c") and not (REPO / gone.relative_to(tree)).exists():
             gone.unlink()

@@ -20,6 +20,9 @@ BUSYBOX = Path("/bin/busybox")
 MEM_MIB = 128
 # So long nothing may be heard; a report comes every few seconds.
 SILENCE_SECONDS = 120
+# Virtual time: without a cost of computing two runs are the same; but who waits for time to go by
+# while he computes, as unit tests do, would wait for ever.
+SAME_EACH_TIME, CPU_TIME = "time-travel=inf-cpu", "time-travel"
 PARAMETER = "/sys/module/vballoon_kunit/parameters/simulate"
 INIT = f"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -117,10 +120,17 @@ def ranges(numbers):
 class World:
     """A kernel and a module to simulate with."""
 
-    def __init__(self, flavour, suites):
+    def __init__(self, flavour, suites, room="simulate", mem_mib=MEM_MIB, clock=SAME_EACH_TIME):
         self.build = vbalkunit.test_kernel(flavour)
-        self.module = vbalkunit.build(self.build, suites, ("ARCH=um",), f"simulate-{flavour}")
+        self.suites, self.room = suites, f"{room}-{flavour}"
+        self.mem_mib, self.clock = mem_mib, clock
+        self.module = None
+        self.make()
         self.folder = Path(tempfile.mkdtemp(prefix="vballoon-simulate-"))
+
+    def make(self, changed=()):
+        """Build the module anew, with the sources that are changed."""
+        self.module = vbalkunit.build(self.build, self.suites, ("ARCH=um",), self.room, changed)
 
     def close(self):
         """Forget all of it."""
@@ -138,22 +148,24 @@ class World:
         return root
 
     def _command(self, root, trace, kunit):
-        # time-travel=inf-cpu: computing costs no time, so that two runs are the same
-        return [self.build / "linux", f"mem={MEM_MIB}M", "time-travel=inf-cpu",
+        return [self.build / "linux", f"mem={self.mem_mib}M", self.clock,
                 "root=/dev/root", "rootfstype=hostfs", f"rootflags={root}", "rw", "init=/init",
                 "con=null", "con0=null,fd:1", f"uml_dir={root}/tmp", "nokaslr",
                 "panic_on_warn=1", "oops=panic", "panic=-1", "printk.time=0",
                 f"loglevel={7 if trace or kunit else 3}", f"kunit.enable={int(kunit)}"]
 
-    def run(self, plans, kunit=False, heard=None):
+    def run(self, plans, kunit=False, heard=None, enough=None, silence=SILENCE_SECONDS):
         """Simulate; return the reports, and the console's text.
 
         The last report is of the plan that failed, if one did. heard(report) is called for each.
+        It ends at a line of the console for which enough(line) is true, and when nothing is
+        heard for so many seconds.
         """
         root = self._root(plans)
         trace = any(plan.trace for plan in plans)
         try:
-            console = _listen(self._command(root, trace, kunit), plans, heard)
+            console = _listen(self._command(root, trace, kunit), Console(plans, heard),
+                              enough or (lambda line: False), silence)
         finally:
             shutil.rmtree(root, ignore_errors=True)
         return console.reports, console.text
@@ -209,13 +221,13 @@ class Console:
         return ""
 
 
-def _lines(process):
+def _lines(process, silence):
     """Yield the lines of a process; None when it says nothing for too long."""
     selector = selectors.DefaultSelector()
     selector.register(process.stdout, selectors.EVENT_READ)
     rest = b""
     while True:
-        if not selector.select(SILENCE_SECONDS):
+        if not selector.select(silence):
             yield None
             return
         data = os.read(process.stdout.fileno(), 65536)
@@ -226,18 +238,19 @@ def _lines(process):
             yield line.decode("ascii", "replace").rstrip("\r")
 
 
-def _listen(command, plans, heard):
-    console = Console(plans, heard)
+def _listen(command, console, enough, silence):
     why = "it ended"
     with subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           start_new_session=True) as process:
         try:
-            for line in _lines(process):
+            for line in _lines(process, silence):
                 if line is None:
-                    why = f"nothing was heard for {SILENCE_SECONDS} s"
+                    why = f"nothing was heard for {silence} s"
                     break
                 console.read(line)
+                if enough(line):
+                    return console
         finally:
             # its helpers are of its session
             with contextlib.suppress(ProcessLookupError):
