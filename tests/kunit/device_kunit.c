@@ -671,6 +671,24 @@ static void oom_counts_what_others_free(struct kunit *test)
 }
 
 /* Where much lies about in pieces, they go, and the guest keeps its blocks. */
+/* A guest that sleeps is woken only where its balloon might have to give back. */
+static void worker_watches_only_what_it_may_give_back(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, MODERN | F(DEFLATE_ON_OOM));
+	struct vbal_dev *vb = test_plug_bound(test);
+
+	test_resize_to(test, FRAMES_2M);
+	KUNIT_EXPECT_TRUE(test,
+			  fake_wait(delayed_work_pending(&vb->size.work)));
+	test_resize_to(test, 0);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!work_busy(&vb->size.work.work)));
+	test_unplug(test);
+	h->offered = MODERN;
+	vb = test_plug_bound(test);
+	test_resize_to(test, FRAMES_2M);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!work_busy(&vb->size.work.work)));
+}
+
 /* In blocks that CPUs' own lists of pages are filled from meanwhile, or others take. */
 #define OTHERS_PAGES (3 * VBAL_RECLAIM_PAGES)
 
@@ -697,6 +715,7 @@ static void worker_takes_pieces_first(struct kunit *test)
 static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE_PARAM(worker_inflates_and_deflates_exactly, size_gen_params),
 	KUNIT_CASE(worker_takes_pieces_first),
+	KUNIT_CASE(worker_watches_only_what_it_may_give_back),
 	KUNIT_CASE(worker_keeps_memtotal_with_deflate_on_oom),
 	KUNIT_CASE(worker_leaves_memtotal_without),
 	KUNIT_CASE(worker_follows_the_target_found_at_probe),
