@@ -61,6 +61,36 @@ static void sysfs_files_can_all_be_read(struct kunit *test)
 	KUNIT_EXPECT_GT(test, nr_files, 20U);
 }
 
+static unsigned long number_in(struct kunit *test, const char *name)
+{
+	unsigned long value = 0;
+
+	KUNIT_EXPECT_EQ(test,
+			kstrtoul(read_file(test, file_named(name)), 10, &value),
+			0);
+	return value;
+}
+
+/* Both sides have counted. */
+static void sysfs_counts_what_the_host_saw(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, MODERN);
+	struct fake_vq *q = h->q;
+	unsigned long nr_notified;
+
+	test_plug_bound(test);
+	test_resize_to(test, 1234);
+	test_resize_to(test, 0);
+	KUNIT_EXPECT_TRUE(
+		test, fake_wait(READ_ONCE(q[FAKE_INFLATE].nr_used) +
+					READ_ONCE(q[FAKE_DEFLATE].nr_used) ==
+				number_in(test, "requests")));
+	nr_notified = atomic_read(&q[FAKE_INFLATE].nr_notified) +
+		      atomic_read(&q[FAKE_DEFLATE].nr_notified);
+	KUNIT_EXPECT_GE(test, nr_notified, 2UL);
+	KUNIT_EXPECT_EQ(test, number_in(test, "notifications"), nr_notified);
+}
+
 struct write_case {
 	const char *file;
 	const char *text;
@@ -373,6 +403,7 @@ static void worker_gives_back_under_pressure(struct kunit *test)
 
 static struct kunit_case files_test_cases[] = {
 	KUNIT_CASE(sysfs_files_can_all_be_read),
+	KUNIT_CASE(sysfs_counts_what_the_host_saw),
 	KUNIT_CASE_PARAM(sysfs_takes_sense_and_refuses_nonsense,
 			 write_gen_params),
 	KUNIT_CASE(sysfs_floor_counts_at_once),
