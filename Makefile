@@ -9,9 +9,11 @@ FILTER	?=
 SEED	?=
 STEPS	?=
 KEEP	?=
+RUNS	?=
+INPUT	?=
 KERNEL	?=
 SAMPLE	?=
-export K FILTER SEED STEPS KEEP KERNEL SAMPLE VERSION
+export K FILTER SEED STEPS KEEP KERNEL SAMPLE RUNS INPUT VERSION
 
 .DEFAULT_GOAL := all
 
@@ -39,7 +41,7 @@ demo-overcommit: ## Three guests share less memory than they believe they have
 	scripts/setup guest host
 	scripts/demo-overcommit
 
-.PHONY: test guest-test guest-test-debug kunit simulate mutants host-test model check coverage matrix matrix-full boot-matrix fresh into-tree-test configs
+.PHONY: test guest-test guest-test-debug kunit simulate fuzz mutants host-test model check coverage matrix matrix-full boot-matrix fresh into-tree-test configs
 test: ## Run all tests; ends with 'N passed, N failed, N skipped'
 	scripts/setup guest package kunit check host
 	tests/run/test
@@ -63,6 +65,10 @@ simulate: ## The driver between a host and a guest that do anything (STEPS=, SEE
 mutants: ## Change the driver in many small ways; each has to be noticed (SAMPLE=, 0 for all)
 	scripts/setup kunit
 	tests/run/mutants
+
+fuzz: ## The same, led by coverage, with a host that lies (RUNS=, INPUT= replays)
+	scripts/setup kunit
+	tests/run/fuzz
 
 host-test: ## Tests of balloonctl and libvirt (K=pattern selects)
 	scripts/setup guest host

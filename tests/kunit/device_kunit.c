@@ -1401,6 +1401,7 @@ enum blow {
 	BLOW_BREAK_AND_UNPLUG,
 	BLOW_PULL_OUT,
 	BLOW_NEEDS_RESET,
+	BLOW_ASK,
 	BLOW_FREEZE,
 };
 
@@ -1427,6 +1428,9 @@ static const struct stage_case stage_cases[] = {
 	{ "broken while deflating", STAGE_DEFLATE, BLOW_NEEDS_RESET },
 	{ "broken with ranges out", STAGE_RANGE, BLOW_NEEDS_RESET },
 	{ "broken while hinting", STAGE_HINT, BLOW_NEEDS_RESET },
+	{ "asks for a reset while inflating", STAGE_INFLATE, BLOW_ASK },
+	{ "asks for a reset while deflating", STAGE_DEFLATE, BLOW_ASK },
+	{ "asks for a reset while hinting", STAGE_HINT, BLOW_ASK },
 	{ "suspended while inflating", STAGE_INFLATE, BLOW_FREEZE },
 	{ "suspended with ranges out", STAGE_RANGE, BLOW_FREEZE },
 	{ "suspended while hinting", STAGE_HINT, BLOW_FREEZE },
@@ -1502,6 +1506,9 @@ static void hostile_blow_at_stage(struct kunit *test)
 		break;
 	case BLOW_NEEDS_RESET:
 		virtio_break_device(&h->vdev);
+		fallthrough;
+	case BLOW_ASK:
+		/* As QEMU does: its queues look as they did. */
 		fake_host_needs_reset(h);
 		KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_resets)));
 		fake_host_speak(h);

@@ -309,7 +309,8 @@ static void books_take_pfn(unsigned long frame)
 		books_error(frame, "a frame taken back that was not given");
 		return;
 	}
-	if (books.frame[frame] & BOOKS_BUSY)
+	/* One that is free since long may be in a hint by now. */
+	if ((books.frame[frame] & (BOOKS_BUSY | BOOKS_FREED)) == BOOKS_BUSY)
 		books_error(frame, "taken back before it was acknowledged");
 	books_set_owner(frame, BOOKS_GUEST);
 	books.frame[frame] &= ~BOOKS_FREED;

@@ -147,6 +147,7 @@ static void fake_reset(struct virtio_device *vdev)
 		h->nr_resets++;
 	h->status = 0;
 	WRITE_ONCE(h->needs_reset, false);
+	h->lies = false;
 	h->stats_head = -1;
 	h->config.poison_val = 0;
 	fake_forget(h);
@@ -446,6 +447,9 @@ static void fake_walk_chain(struct fake_host *h, enum fake_queue kind, u16 head,
 	unsigned int nr_descs = 0;
 	u16 flags, i = head;
 
+	/* What stands there now may be about pages that others have. */
+	if (h->lies)
+		return;
 	do {
 		struct vring_desc *desc = &vring.desc[i % vring.num];
 
@@ -464,18 +468,24 @@ static void fake_walk_chain(struct fake_host *h, enum fake_queue kind, u16 head,
 		fake_error(h, "more than one descriptor in a buffer");
 }
 
-static void fake_put_used(struct fake_host *h, struct fake_vq *q, u16 head)
+static void fake_put_used_elem(struct fake_host *h, struct fake_vq *q, u32 id,
+			       u32 len)
 {
 	struct vring vring = fake_vring(q);
 	u16 idx = virtio16_to_cpu(&h->vdev, vring.used->idx);
 	vring_used_elem_t *elem = &vring.used->ring[idx % vring.num];
 
-	elem->id = cpu_to_virtio32(&h->vdev, head);
-	elem->len = cpu_to_virtio32(&h->vdev, h->used_len);
+	elem->id = cpu_to_virtio32(&h->vdev, id);
+	elem->len = cpu_to_virtio32(&h->vdev, len);
 	/* The entry before its index. */
 	smp_wmb();
 	WRITE_ONCE(vring.used->idx, cpu_to_virtio16(&h->vdev, idx + 1));
 	q->nr_used++;
+}
+
+static void fake_put_used(struct fake_host *h, struct fake_vq *q, u16 head)
+{
+	fake_put_used_elem(h, q, head, h->used_len);
 }
 
 static bool fake_wants_irq(struct fake_host *h, struct fake_vq *q, u16 old)
@@ -778,6 +788,20 @@ bool fake_host_ask_stats(struct fake_host *h)
 	}
 	mutex_unlock(&h->lock);
 	return asked;
+}
+
+/* Answer what need not have been asked. */
+void fake_host_forge(struct fake_host *h, enum fake_queue kind, u32 id, u32 len)
+{
+	struct fake_vq *q = &h->q[kind];
+
+	mutex_lock(&h->lock);
+	if (q->vq && h->status & VIRTIO_CONFIG_S_DRIVER_OK) {
+		h->lies = true;
+		fake_put_used_elem(h, q, id, len);
+		irq_work_queue(&q->irq);
+	}
+	mutex_unlock(&h->lock);
 }
 
 u32 fake_host_actual(struct fake_host *h)

@@ -81,6 +81,8 @@ struct fake_vq {
  * @needs_reset: the device says so, until it is reset
  * @gone: it was pulled out
  * @hold_reset: a reset does not end
+ * @lies: it has told of things that were not; it touches no page any more, and
+ *	keeps no books, until it is reset
  * @q: queues by kind
  * @thread: walks the rings
  * @kick: wakes @thread
@@ -121,6 +123,7 @@ struct fake_host {
 	bool needs_reset;
 	bool gone;
 	bool hold_reset;
+	bool lies;
 	struct fake_vq q[FAKE_NR_QUEUES];
 	struct task_struct *thread;
 	wait_queue_head_t kick;
@@ -162,6 +165,8 @@ void fake_host_needs_reset(struct fake_host *h);
 void fake_host_pull_out(struct fake_host *h);
 void fake_host_set_hint_cmd(struct fake_host *h, u32 cmd);
 bool fake_host_ask_stats(struct fake_host *h);
+void fake_host_forge(struct fake_host *h, enum fake_queue kind, u32 id,
+		     u32 len);
 
 u32 fake_host_actual(struct fake_host *h);
 

@@ -60,9 +60,29 @@ void sim_pause(unsigned int ms)
 	schedule_timeout_uninterruptible(msecs_to_jiffies(ms) ?: 1);
 }
 
+static bool sim_has_input(const struct sim *s)
+{
+	return s->nr_read < s->plan->input_len;
+}
+
+/* As many bytes as it takes; zeros when there are no more. */
+static u32 sim_read(struct sim *s, u32 nr)
+{
+	u32 value = 0, left;
+
+	for (left = nr - 1; left; left >>= 8) {
+		value <<= 8;
+		if (sim_has_input(s))
+			value |= s->plan->input[s->nr_read++];
+	}
+	return value % nr;
+}
+
 /* A number below @nr. */
 u32 sim_draw(struct sim *s, u32 nr)
 {
+	if (s->plan->input)
+		return sim_read(s, nr);
 	return prandom_u32_state(&s->rnd) % nr;
 }
 
@@ -81,15 +101,21 @@ static void sim_seed_step(struct sim *s)
 	prandom_seed_state(&s->rnd, sim_mix(s->seed ^ sim_mix(s->step)));
 }
 
+/* How often, compared with the others. */
+static unsigned int sim_weight(const struct sim *s, unsigned int i)
+{
+	return sim_ops[i].hostile && !s->plan->input ? 0 : sim_ops[i].weight;
+}
+
 static struct sim_op *sim_draw_op(struct sim *s)
 {
 	unsigned int sum = 0, i, at;
 
 	for (i = 0; i < sim_nr_ops; i++)
-		sum += sim_ops[i].weight;
+		sum += sim_weight(s, i);
 	at = sim_draw(s, sum);
-	for (i = 0; at >= sim_ops[i].weight; i++)
-		at -= sim_ops[i].weight;
+	for (i = 0; at >= sim_weight(s, i); i++)
+		at -= sim_weight(s, i);
 	return &sim_ops[i];
 }
 
@@ -174,14 +200,19 @@ static void sim_end(struct sim *s)
 	fake_host_destroy(s->h);
 }
 
+static bool sim_goes_on(const struct sim *s)
+{
+	return s->step < s->plan->nr_steps && !sim_has_failed(s) &&
+	       (!s->plan->input || sim_has_input(s));
+}
+
 static unsigned long sim_episode(struct sim *s)
 {
 	unsigned long nr_steps = 0;
 
 	if (!sim_begin(s))
 		return 0;
-	for (s->step = 0; s->step < s->plan->nr_steps && !sim_has_failed(s);
-	     s->step++)
+	for (s->step = 0; sim_goes_on(s); s->step++)
 		if (test_bit(s->step, s->plan->keep))
 			nr_steps += sim_step(s);
 	/* The step that went wrong, not the one after. */
@@ -235,9 +266,11 @@ static void sim_report(const struct sim_run *run, char *report, size_t size)
 		len += scnprintf(report + len, size - len, "failed|%s\n",
 				 run->failure);
 	for (i = 0; i < sim_nr_ops; i++)
-		len += scnprintf(report + len, size - len, "op|%s|%lu|%lu|%u\n",
-				 sim_ops[i].name, sim_ops[i].nr_done,
-				 sim_ops[i].nr_idle, sim_ops[i].longest_ms);
+		if (!sim_ops[i].hostile)
+			len += scnprintf(report + len, size - len,
+					 "op|%s|%lu|%lu|%u\n", sim_ops[i].name,
+					 sim_ops[i].nr_done, sim_ops[i].nr_idle,
+					 sim_ops[i].longest_ms);
 	for (i = 0; i < sim_nr_checks; i++)
 		len += scnprintf(report + len, size - len, "check|%s|%lu\n",
 				 sim_checks[i].name, sim_checks[i].nr_checked);

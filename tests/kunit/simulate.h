@@ -28,6 +28,8 @@
  * @slow: steps may wait for seconds: time is virtual
  * @trace: print each step
  * @keep: the steps that are not left out
+ * @input: bytes that decide instead of the seed; the life ends with them
+ * @input_len: so many
  */
 struct sim_plan {
 	u64 seed;
@@ -36,6 +38,8 @@ struct sim_plan {
 	bool slow;
 	bool trace;
 	DECLARE_BITMAP(keep, SIM_MAX_STEPS);
+	const u8 *input;
+	size_t input_len;
 };
 
 /**
@@ -44,6 +48,7 @@ struct sim_plan {
  * @seed: of this episode
  * @step: number of the present one
  * @rnd: what the present step draws from
+ * @nr_read: bytes of the input that have decided something
  * @h: the host
  * @vb: the driver's device, NULL while it is unplugged
  *
@@ -51,9 +56,9 @@ struct sim_plan {
  *
  * @mute: queues that do not read, or read and do not answer
  * @lost: an answer was lost: only a reset helps
+ * @lied: it told of things that were not: its books say nothing any more
  * @pulled_out: the device is there in name only
  * @rebooted: the guest has said goodbye to its host
- * @hint_id: the last hint command
  * @total_asked: MemTotal when statistics were asked for last
  *
  * The model of the guest.
@@ -86,14 +91,15 @@ struct sim {
 	u64 seed;
 	unsigned int step;
 	struct rnd_state rnd;
+	size_t nr_read;
 	struct fake_host *h;
 	struct vbal_dev *vb;
 
 	unsigned long mute;
 	bool lost;
+	bool lied;
 	bool pulled_out;
 	bool rebooted;
-	u32 hint_id;
 	unsigned long total_asked;
 
 	struct list_head pages;
@@ -124,6 +130,7 @@ struct sim {
  * @weight: how often, compared with the others
  * @may: can it happen now; NULL: always
  * @run: let it happen, and have the model follow
+ * @hostile: no host would do it that only is at fault: for inputs alone
  * @nr_done: how often it did
  * @nr_idle: how often it was drawn and could not happen
  * @longest_ms: so long it took at most
@@ -133,6 +140,7 @@ struct sim_op {
 	unsigned int weight;
 	bool (*may)(struct sim *s);
 	void (*run)(struct sim *s);
+	bool hostile;
 	unsigned long nr_done;
 	unsigned long nr_idle;
 	unsigned int longest_ms;

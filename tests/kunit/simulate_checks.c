@@ -64,6 +64,8 @@ static bool sim_no_breach(struct sim *s)
 	unsigned long frame;
 	const char *first;
 
+	if (s->lied)
+		return true;
 	if (fake_books_errors(&first, &frame)) {
 		sim_fail(s, "%s, frame %lx", first, frame);
 		return false;
@@ -78,7 +80,7 @@ static bool sim_no_breach(struct sim *s)
 /* Whatever stands on the driver's lists the host has, by the books. */
 static bool sim_frames_are_the_hosts(struct sim *s)
 {
-	if (!sim_is_up(s) || s->pulled_out || sim_moves(s))
+	if (!sim_is_up(s) || s->pulled_out || s->lied || sim_moves(s))
 		return true;
 	return test_books_have_held(s->vb);
 }
@@ -168,7 +170,8 @@ static bool sim_hints_are_back(struct sim *s)
 {
 	struct vbal_hint *hint = &s->vb->hint;
 
-	if (s->hint_id != VIRTIO_BALLOON_CMD_ID_DONE)
+	if (s->h->config.free_page_hint_cmd_id !=
+	    cpu_to_le32(VIRTIO_BALLOON_CMD_ID_DONE))
 		return true;
 	return sim_wait(s, !READ_ONCE(hint->busy_pages) &&
 				   !READ_ONCE(hint->ready_pages));
@@ -176,7 +179,7 @@ static bool sim_hints_are_back(struct sim *s)
 
 static bool sim_reports_agree(struct sim *s)
 {
-	if (READ_ONCE(s->h->nr_resets))
+	if (READ_ONCE(s->h->nr_resets) || s->lied)
 		return true;
 	return sim_wait(s, READ_ONCE(s->h->nr_reported) ==
 				   READ_ONCE(s->vb->report.nr_pages));
@@ -240,6 +243,14 @@ static bool sim_rests_still(const struct sim *s)
 	       !vbal_wire_is_broken(&s->vb->wire);
 }
 
+/* Who has just given something back may still be on the way to tell of it. */
+static bool sim_holds(struct sim *s, struct sim_check *check)
+{
+	if (!check->at_rest)
+		return check->holds(s);
+	return sim_wait(s, check->holds(s) || !sim_rests_still(s));
+}
+
 static void sim_check(struct sim *s, bool at_rest)
 {
 	unsigned int i;
@@ -250,7 +261,7 @@ static void sim_check(struct sim *s, bool at_rest)
 		if (check->at_rest != at_rest)
 			continue;
 		check->nr_checked++;
-		if (!check->holds(s) && (!at_rest || sim_rests_still(s)))
+		if (!sim_holds(s, check))
 			sim_fail(s, "not so: %s", check->name);
 	}
 }
@@ -355,7 +366,8 @@ void sim_check_interrupts(struct sim *s)
 		nr_missed += READ_ONCE(s->vb->wire.q[id].nr_missed);
 		nr_interrupts += READ_ONCE(s->vb->wire.q[id].nr_interrupts);
 	}
-	if (nr_missed > SIM_FEW_MISSED + nr_interrupts / SIM_MISSED_ONE_IN)
+	if (!s->lied &&
+	    nr_missed > SIM_FEW_MISSED + nr_interrupts / SIM_MISSED_ONE_IN)
 		sim_fail(s, "%lu answers woke nobody, %lu did", nr_missed,
 			 nr_interrupts);
 }
@@ -368,7 +380,7 @@ static unsigned long sim_own(const struct sim *s)
 static bool sim_is_clean(const struct sim *s)
 {
 	fake_books_find();
-	return !fake_books_count(BOOKS_LOST) &&
+	return (s->lied || !fake_books_count(BOOKS_LOST)) &&
 	       fake_books_own_pages() == sim_own(s);
 }
 

@@ -16,6 +16,9 @@
 #define SIM_SMALL_FRAMES 700
 #define SIM_LARGE_FRAMES (16384u)
 #define SIM_MAX_NTH 40
+/* The fake host has no rings of that kind. */
+#define SIM_CANNOT \
+	(BIT_ULL(VIRTIO_F_RING_PACKED) | BIT_ULL(VIRTIO_F_ACCESS_PLATFORM))
 
 static const u16 sim_ring_sizes[] = { 128, 128, 128, 256, 32, 8, 4, 2, 1 };
 
@@ -194,6 +197,36 @@ static void sim_answer_twice(struct sim *s)
 	WRITE_ONCE(s->h->twice, true);
 }
 
+/* Lies: no accident of a host's looks like this ----------------------------------- */
+
+static u32 sim_draw_u32(struct sim *s)
+{
+	return sim_draw(s, U16_MAX + 1) << 16 | sim_draw(s, U16_MAX + 1);
+}
+
+/* Mostly of a buffer that may be there, at times of none that can. */
+static void sim_forge_answer(struct sim *s)
+{
+	enum fake_queue kind = sim_draw_queue(s);
+	u32 id = sim_chance(s, 80) ? sim_draw(s, 256) : sim_draw_u32(s);
+
+	s->lied = true;
+	s->lost = true;
+	fake_host_forge(s->h, kind, id, sim_draw_u32(s));
+}
+
+static void sim_scribble(struct sim *s)
+{
+	u8 *config = (u8 *)&s->h->config;
+	unsigned int at = sim_draw(s, sizeof(s->h->config));
+
+	s->lied = true;
+	s->lost = true;
+	s->lowest_target = 0;
+	WRITE_ONCE(config[at], sim_draw(s, 256));
+	fake_host_config_irq(s->h);
+}
+
 /* The device breaks ------------------------------------------------------------ */
 
 static void sim_needs_reset(struct sim *s)
@@ -242,8 +275,8 @@ static void sim_ask_stats(struct sim *s)
 	if (!s->plan->slow)
 		s->end_jiffies += 58 * HZ;
 	answered = sim_stats_come(s);
-	if (!answered && sim_has_stats(s) && nr_resets == s->h->nr_resets &&
-	    !vbal_wire_is_broken(&s->vb->wire))
+	if (!answered && !s->lied && sim_has_stats(s) &&
+	    nr_resets == s->h->nr_resets && !vbal_wire_is_broken(&s->vb->wire))
 		sim_fail(s, "the host's question is not answered");
 	s->end_jiffies = jiffies + HZ;
 }
@@ -264,8 +297,8 @@ static void sim_hint(struct sim *s)
 	};
 	unsigned int i = sim_draw(s, 2 * ARRAY_SIZE(ids));
 
-	s->hint_id = i < ARRAY_SIZE(ids) ? ids[i] : s->step + 2;
-	fake_host_set_hint_cmd(s->h, s->hint_id);
+	fake_host_set_hint_cmd(s->h,
+			       i < ARRAY_SIZE(ids) ? ids[i] : s->step + 2);
 }
 
 /* The guest's memory --------------------------------------------------------------- */
@@ -497,9 +530,13 @@ static void sim_write(struct sim *s, const char *name, const char *text)
 
 static void sim_write_floor(struct sim *s)
 {
+	unsigned int percent = sim_draw(s, 90);
 	char text[16];
 
-	snprintf(text, sizeof(text), "%u%%", sim_draw(s, 90));
+	/* The floor alone may be what keeps the guest alive. */
+	if (percent < 20 && sim_target(s) > sim_large_frames(s))
+		sim_target_large(s);
+	snprintf(text, sizeof(text), "%u%%", percent);
 	sim_write(s, "floor_bytes", text);
 }
 
@@ -597,12 +634,22 @@ static u64 sim_draw_features(struct sim *s)
 	return features;
 }
 
+/* What no sane host has: queues that are missing, features that nobody knows. */
+static void sim_draw_oddities(struct sim *s)
+{
+	s->h->missing = sim_draw(s, 16) == 1 ? ~0UL << sim_draw_queue(s) : 0;
+	if (sim_draw(s, 8) == 1)
+		s->h->offered |= BIT_ULL(sim_draw(s, 64)) & ~SIM_CANNOT;
+}
+
 static void sim_prepare_host(struct sim *s)
 {
 	struct fake_host *h = s->h;
 	unsigned int kind;
 
 	h->offered = sim_draw_features(s);
+	if (s->plan->input)
+		sim_draw_oddities(s);
 	for (kind = 0; kind < FAKE_NR_QUEUES; kind++)
 		h->ring_size[kind] =
 			sim_ring_sizes[sim_draw(s, ARRAY_SIZE(sim_ring_sizes))];
@@ -620,13 +667,19 @@ static void sim_prepare_host(struct sim *s)
 void sim_plug(struct sim *s)
 {
 	sim_prepare_host(s);
+	if (s->plan->trace)
+		pr_info("simulate: the host offers %llx, lacks queues %lx\n",
+			s->h->offered, s->h->missing);
 	s->lost = false;
 	s->pulled_out = false;
 	s->rebooted = false;
 	s->offlining = false;
-	s->hint_id = VIRTIO_BALLOON_CMD_ID_STOP;
 	if (fake_host_plug(s->h)) {
 		sim_fail(s, "the device could not be plugged in");
+		return;
+	}
+	if (!fake_host_bound(s->h) && s->h->missing) {
+		fake_host_unplug(s->h);
 		return;
 	}
 	if (!fake_host_bound(s->h)) {
@@ -789,6 +842,10 @@ struct sim_op sim_ops[] = {
 	{ "host: used lengths", 1, sim_is_there, sim_used_length },
 	{ "host: answers are lost", 2, sim_is_slow, sim_lose_answers },
 	{ "host: answers twice", 1, sim_is_slow, sim_answer_twice },
+	{ "host: answers what it was not asked", 6, sim_is_slow,
+	  sim_forge_answer, true },
+	{ "host: scribbles over its config space", 4, sim_may_be_absurd,
+	  sim_scribble, true },
 	/* the device */
 	{ "device: needs a reset", 1, sim_is_slow, sim_needs_reset },
 	{ "device: queues break", 1, sim_is_slow, sim_queues_break },

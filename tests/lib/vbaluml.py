@@ -23,7 +23,7 @@ SILENCE_SECONDS = 120
 # Virtual time: without a cost of computing two runs are the same; but who waits for time to go by
 # while he computes, as unit tests do, would wait for ever.
 SAME_EACH_TIME, CPU_TIME = "time-travel=inf-cpu", "time-travel"
-PARAMETER = "/sys/module/vballoon_kunit/parameters/simulate"
+PARAMETERS = "/sys/module/vballoon_kunit/parameters"
 INIT = f"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -33,8 +33,8 @@ mount -t debugfs debugfs /sys/kernel/debug
 insmod /vballoon_kunit.ko || echo 'simulate: no module'
 while read -r plan; do
     echo "begin $plan"
-    echo "$plan" >{PARAMETER} || failed=y
-    cat {PARAMETER}
+    echo "$plan" >{PARAMETERS}/@parameter || failed=y
+    cat {PARAMETERS}/@parameter
     echo "end $plan"
     [ -z "$failed" ] || break
 done </plans
@@ -53,6 +53,10 @@ class Plan:
     steps: int = 200
     keep: tuple = None
     trace: bool = False
+
+    def report(self):
+        """Return what is to be filled in with what came of it."""
+        return Report(self)
 
     def __str__(self):
         words = f"seed={self.seed} episodes={self.episodes} steps={self.steps}"
@@ -102,8 +106,12 @@ class Report:
     @property
     def kind(self):
         """Return what went wrong, without the numbers in it."""
-        return re.sub(r"\b[0-9a-f]*\d[0-9a-f]*\b", "N", re.sub(r"^seed=\S+ step=\S+ ", "",
-                                                               self.failure))
+        return kind_of(self.failure)
+
+
+def kind_of(failure):
+    """Return what went wrong, without the numbers in it."""
+    return re.sub(r"\b[0-9a-f]*\d[0-9a-f]*\b", "N", re.sub(r"^seed=\S+ step=\S+ ", "", failure))
 
 
 def ranges(numbers):
@@ -120,17 +128,21 @@ def ranges(numbers):
 class World:
     """A kernel and a module to simulate with."""
 
-    def __init__(self, flavour, suites, room="simulate", mem_mib=MEM_MIB, clock=SAME_EACH_TIME):
+    def __init__(self, flavour, suites, room="simulate", mem_mib=MEM_MIB, clock=SAME_EACH_TIME,
+                 parameter="simulate", make_options=()):
         self.build = vbalkunit.test_kernel(flavour)
         self.suites, self.room = suites, f"{room}-{flavour}"
         self.mem_mib, self.clock = mem_mib, clock
+        self.make_options = make_options
+        self.init = INIT.replace("@parameter", parameter)
         self.module = None
         self.make()
         self.folder = Path(tempfile.mkdtemp(prefix="vballoon-simulate-"))
 
     def make(self, changed=()):
         """Build the module anew, with the sources that are changed."""
-        self.module = vbalkunit.build(self.build, self.suites, ("ARCH=um",), self.room, changed)
+        self.module = vbalkunit.build(self.build, self.suites, ("ARCH=um", *self.make_options),
+                                      self.room, changed)
 
     def close(self):
         """Forget all of it."""
@@ -143,7 +155,7 @@ class World:
         shutil.copy(BUSYBOX, root / "bin/busybox")
         shutil.copy(self.module, root / "vballoon_kunit.ko")
         (root / "plans").write_text("".join(f"{plan}\n" for plan in plans), "ascii")
-        (root / "init").write_text(INIT, "ascii")
+        (root / "init").write_text(self.init, "ascii")
         (root / "init").chmod(0o755)
         return root
 
@@ -191,7 +203,7 @@ class Console:
         self.lines.append(line)
         traced = re.search(r"simulate: (\d+)/(\d+) (.*)", line)
         if line.startswith("begin ") and self.waiting:
-            self.reports.append(Report(self.waiting.pop(0)))
+            self.reports.append(self.waiting.pop(0).report())
             self.open = True
         elif line.startswith("end ") and self.open:
             self.open = False
