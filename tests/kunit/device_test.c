@@ -327,7 +327,8 @@ unsigned long test_pages_in_blocks(void)
  */
 bool test_isolate_page(struct page *page)
 {
-	if (!PageMovable(page) || PageIsolated(page))
+	if (!__PageMovable(page) || !page_movable_ops(page) ||
+	    PageIsolated(page))
 		return false;
 	balloon_mops.isolate_page(page, 0);
 	SetPageIsolated(page);

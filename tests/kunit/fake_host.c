@@ -7,6 +7,7 @@
  */
 #include "fake_host.h"
 
+#include "balloon_compat.h"
 #include "fake_books.h"
 
 #include <linux/delay.h>
@@ -174,8 +175,7 @@ static void fake_del_vqs(struct virtio_device *vdev)
 }
 
 static int fake_setup_vq(struct fake_host *h, enum fake_queue kind,
-			 unsigned int index, vq_callback_t *callback,
-			 const char *name, bool ctx)
+			 unsigned int index, const struct virtqueue_info *info)
 {
 	struct fake_vq *q = &h->q[kind];
 	size_t size;
@@ -187,7 +187,8 @@ static int fake_setup_vq(struct fake_host *h, enum fake_queue kind,
 	if (!q->ring)
 		return -ENOMEM;
 	q->vq = vring_new_virtqueue(index, q->num, FAKE_ALIGN, &h->vdev, true,
-				    ctx, q->ring, fake_notify, callback, name);
+				    info->ctx, q->ring, fake_notify,
+				    info->callback, info->name);
 	if (q->vq)
 		return 0;
 	free_pages_exact(q->ring, size);
@@ -196,8 +197,7 @@ static int fake_setup_vq(struct fake_host *h, enum fake_queue kind,
 
 /* The n-th named queue is the n-th that the device has. */
 static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
-			 struct virtqueue *vqs[], vq_callback_t *callbacks[],
-			 const char *const names[], const bool *ctx,
+			 struct virtqueue *vqs[], struct virtqueue_info info[],
 			 struct irq_affinity *desc)
 {
 	struct fake_host *h = to_fake(vdev);
@@ -206,7 +206,7 @@ static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 
 	for (i = 0; i < nvqs && !ret; i++) {
 		vqs[i] = NULL;
-		if (!names[i])
+		if (!info[i].name)
 			continue;
 		while (kind < FAKE_NR_QUEUES && !fake_has_queue(h, kind))
 			kind++;
@@ -215,8 +215,7 @@ static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 		else if (kind == h->fail_queue)
 			ret = -EIO;
 		else
-			ret = fake_setup_vq(h, kind, index++, callbacks[i],
-					    names[i], ctx && ctx[i]);
+			ret = fake_setup_vq(h, kind, index++, &info[i]);
 		if (!ret)
 			vqs[i] = h->q[kind++].vq;
 	}
@@ -224,6 +223,29 @@ static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 		fake_del_vqs(vdev);
 	return ret;
 }
+
+#ifdef VBAL_HAVE_VIRTQUEUE_INFO
+#define fake_op_find_vqs fake_find_vqs
+#else
+/* As kernels before 6.11 ask for them. */
+static int fake_op_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
+			    struct virtqueue *vqs[], vq_callback_t *callbacks[],
+			    const char *const names[], const bool *ctx,
+			    struct irq_affinity *desc)
+{
+	struct virtqueue_info info[FAKE_NR_QUEUES] = {};
+	unsigned int i;
+
+	if (nvqs > ARRAY_SIZE(info))
+		return -EINVAL;
+	for (i = 0; i < nvqs; i++) {
+		info[i].name = names[i];
+		info[i].callback = callbacks[i];
+		info[i].ctx = ctx && ctx[i];
+	}
+	return fake_find_vqs(vdev, nvqs, vqs, info, desc);
+}
+#endif
 
 static u64 fake_get_features(struct virtio_device *vdev)
 {
@@ -249,7 +271,7 @@ static const struct virtio_config_ops fake_ops = {
 	.get_status = fake_get_status,
 	.set_status = fake_set_status,
 	.reset = fake_reset,
-	.find_vqs = fake_find_vqs,
+	.find_vqs = fake_op_find_vqs,
 	.del_vqs = fake_del_vqs,
 	.get_features = fake_get_features,
 	.finalize_features = fake_finalize_features,
