@@ -72,6 +72,21 @@ static inline int vbal_compat_find_vqs(struct virtio_device *vdev,
 }
 
 #define virtio_find_vqs vbal_compat_find_vqs
+
+static inline struct virtqueue_info
+vbal_compat_wanted_vq(vq_callback_t *callbacks[], const char *const names[],
+		      const bool *ctx, unsigned int i)
+{
+	return (struct virtqueue_info){ names[i], callbacks[i], ctx && ctx[i] };
+}
+
+/* What a transport is asked for, and the n-th of it; the tests have one. */
+#define VBAL_WANTED_VQS \
+	vq_callback_t *callbacks[], const char *const names[], const bool *ctx
+#define VBAL_WANTED_VQ(_n) vbal_compat_wanted_vq(callbacks, names, ctx, _n)
+#else
+#define VBAL_WANTED_VQS struct virtqueue_info wanted[]
+#define VBAL_WANTED_VQ(_n) (wanted[_n])
 #endif
 
 /* v6.12: statistics tags 10 to 15 */

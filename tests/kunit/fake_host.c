@@ -197,7 +197,7 @@ static int fake_setup_vq(struct fake_host *h, enum fake_queue kind,
 
 /* The n-th named queue is the n-th that the device has. */
 static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
-			 struct virtqueue *vqs[], struct virtqueue_info info[],
+			 struct virtqueue *vqs[], VBAL_WANTED_VQS,
 			 struct irq_affinity *desc)
 {
 	struct fake_host *h = to_fake(vdev);
@@ -205,8 +205,10 @@ static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 	int ret = 0;
 
 	for (i = 0; i < nvqs && !ret; i++) {
+		struct virtqueue_info wanted_vq = VBAL_WANTED_VQ(i);
+
 		vqs[i] = NULL;
-		if (!info[i].name)
+		if (!wanted_vq.name)
 			continue;
 		while (kind < FAKE_NR_QUEUES && !fake_has_queue(h, kind))
 			kind++;
@@ -215,7 +217,7 @@ static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 		else if (kind == h->fail_queue)
 			ret = -EIO;
 		else
-			ret = fake_setup_vq(h, kind, index++, &info[i]);
+			ret = fake_setup_vq(h, kind, index++, &wanted_vq);
 		if (!ret)
 			vqs[i] = h->q[kind++].vq;
 	}
@@ -223,29 +225,6 @@ static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 		fake_del_vqs(vdev);
 	return ret;
 }
-
-#ifdef VBAL_HAVE_VIRTQUEUE_INFO
-#define fake_op_find_vqs fake_find_vqs
-#else
-/* As kernels before 6.11 ask for them. */
-static int fake_op_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
-			    struct virtqueue *vqs[], vq_callback_t *callbacks[],
-			    const char *const names[], const bool *ctx,
-			    struct irq_affinity *desc)
-{
-	struct virtqueue_info info[FAKE_NR_QUEUES] = {};
-	unsigned int i;
-
-	if (nvqs > ARRAY_SIZE(info))
-		return -EINVAL;
-	for (i = 0; i < nvqs; i++) {
-		info[i].name = names[i];
-		info[i].callback = callbacks[i];
-		info[i].ctx = ctx && ctx[i];
-	}
-	return fake_find_vqs(vdev, nvqs, vqs, info, desc);
-}
-#endif
 
 static u64 fake_get_features(struct virtio_device *vdev)
 {
@@ -271,7 +250,7 @@ static const struct virtio_config_ops fake_ops = {
 	.get_status = fake_get_status,
 	.set_status = fake_set_status,
 	.reset = fake_reset,
-	.find_vqs = fake_op_find_vqs,
+	.find_vqs = fake_find_vqs,
 	.del_vqs = fake_del_vqs,
 	.get_features = fake_get_features,
 	.finalize_features = fake_finalize_features,
