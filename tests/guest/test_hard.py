@@ -56,15 +56,6 @@ def inflating(balloon, size=SIZE):
     balloon.guest.wait_for(balloon.guest.inflated_bytes, 120, "the balloon to grow")
 
 
-def plug(guest):
-    """Plug the balloon device in again."""
-    driver, *properties = guest.balloon_device().split(",")
-    on_off = {"on": True, "off": False}
-    arguments = dict(item.split("=", 1) for item in properties)
-    guest.qmp("device_add", driver=driver,
-              **{name: on_off.get(value, value) for name, value in arguments.items()})
-
-
 def bound(guest):
     """Has the driver a device."""
     return not guest.run(f"ls -d {DRIVER}/virtio*")[0]
@@ -83,7 +74,7 @@ def test_unplugged_and_plugged_in_while_inflating(lab, small):
             small.wait_for(lambda: not bound(small), 60, "the driver to let go")
             small.wait_for(lambda: small.meminfo()["MemTotal"] == balloon.base_total_kb, 60,
                            "MemTotal to be whole again")
-            plug(small)
+            small.plug_balloon()
             small.wait_for(lambda: bound(small), 60, "the driver to take the new device")
         works(balloon)
 
@@ -218,8 +209,11 @@ def test_reboot_with_a_full_balloon(lab, how):
             guest.qmp("system_reset")
         guest.wait_event("RESET", since=seen)
         guest.wait_boot()
-        # what QEMU says of the balloon is still what the last kernel's driver told it
-        assert guest.meminfo()["MemTotal"] == balloon.base_total_kb
+        # what QEMU says of the balloon is still what the last kernel's driver told it; where the
+        # kernel lies, and with it a page or two of its tables, is another matter at each boot
+        total_kb = guest.meminfo()["MemTotal"]
+        assert abs(total_kb - balloon.base_total_kb) <= 64
+        balloon.base_total_kb = total_kb
         guest.insmod("deflate_on_oom=0")
         guest.wait_inflated(SIZE)
         balloon.check_counts(SIZE)

@@ -79,11 +79,7 @@ def test_device_is_unplugged_and_plugged_in_again(lab, guest):
                        60, "the driver to let go of its device")
         guest.wait_for(lambda: guest.free_kb() > 600 * 1024, 60,
                        "the pages to come back")
-        driver, *properties = guest.balloon_device().split(",")
-        arguments = dict(item.split("=", 1) for item in properties)
-        on_off = {"on": True, "off": False}
-        guest.qmp("device_add", driver=driver,
-                  **{name: on_off.get(value, value) for name, value in arguments.items()})
+        guest.plug_balloon()
         guest.wait_for(lambda: not guest.run("ls /sys/bus/virtio/drivers/vballoon/virtio*")[0],
                        60, "the driver to take the new device")
         balloon.resize(SIZE)

@@ -305,6 +305,16 @@ class Guest:
         return ",".join(filter(None, [self._virtio("virtio-balloon"), f"id={BALLOON_ID}",
                                       self._balloon_opts, thread]))
 
+    def plug_balloon(self):
+        """Plug the balloon device in again, after a device_del."""
+        driver, *properties = self.balloon_device().split(",")
+        arguments = dict(item.split("=", 1) for item in properties)
+        for name, value in arguments.items():
+            # the one that can be "auto", too: no bool for QEMU
+            if value in ("on", "off") and name != "disable-legacy":
+                arguments[name] = value == "on"
+        self.qmp("device_add", driver=driver, **arguments)
+
     def add_disk(self, path):
         """Give it a disk with a file's content, before start(); needs virtio_blk in it."""
         self._extra_qemu += self._disk_arguments(path, f"disk{len(self._extra_qemu)}")
