@@ -43,7 +43,7 @@ demo-overcommit: ## Three guests share less memory than they believe they have
 
 .PHONY: test guest-test guest-test-debug kunit simulate fuzz mutants host-test model check coverage matrix matrix-full boot-matrix fresh into-tree-test configs
 test: ## Run all tests; ends with 'N passed, N failed, N skipped'
-	scripts/setup guest package kunit check host
+	scripts/setup guest package kunit check host model
 	tests/run/test
 
 guest-test: ## Real guests under QEMU only (K=pattern selects)

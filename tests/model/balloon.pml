@@ -428,10 +428,10 @@ inline send(q, f)
 #define have (nr_held + busy_in(0) - busy_out(0))
 #endif
 
-#define AGAIN 1		/* 1, -EBUSY: on at once, or soon */
+#define AGAIN 1		/* 1: on at once */
 #define REST 0		/* 0: at the target */
 #define FAILED 2	/* -EIO */
-#define NO_MEMORY 3	/* -ENOMEM, -EAGAIN: a pause */
+#define PAUSE 3		/* -ENOMEM, -EAGAIN, -EBUSY: later, by another work */
 
 /*
  * vbal_inflate(); sets @res. What is on its way back may be what was just allocated:
@@ -450,7 +450,7 @@ inline inflate()
 	:: else ->
 		atomic { frame_alloc(f) }
 		if
-		:: f == NOTHING -> res = NO_MEMORY
+		:: f == NOTHING -> res = PAUSE
 		:: else ->
 #if !defined(M_DRAIN_EARLY) && !defined(M_NO_DRAIN)
 			vq_wait(!in_flight(DEFLATE), false);
@@ -498,7 +498,7 @@ inline deflate()
 	if :: ok -> pick() :: else fi;
 	if
 	:: !ok -> res = FAILED
-	:: ok && f == NOTHING -> res = AGAIN	/* -EBUSY */
+	:: ok && f == NOTHING -> res = PAUSE	/* -EBUSY */
 	:: ok && f != NOTHING && way == REPORT -> frame_free(f); res = AGAIN
 	:: ok && f != NOTHING && way == DEFLATE ->
 		send(DEFLATE, f);
@@ -573,10 +573,10 @@ end:	do
 				atomic { b = 0; f = 0; way = 0;
 					if
 					:: res != AGAIN || !is_up -> break
-					:: else -> res = 0
+					:: res == AGAIN && is_up -> res = 0
+					/* the slice is over, after a step at least */
+					:: res == AGAIN && is_up -> break
 					fi }
-			/* the slice is over */
-			:: res = AGAIN; break
 			od;
 #ifdef M_ACTUAL_EARLY
 			set_actual(nr_held);
@@ -592,7 +592,7 @@ end:	do
 #ifdef M_LOST_WAKE
 			wake = false;
 #endif
-			if :: res == AGAIN || res == NO_MEMORY -> size_wake() :: else fi
+			if :: res == AGAIN || res == PAUSE -> size_wake() :: else fi
 		fi;
 		atomic {
 			b = 0; f = 0; res = 0; from = 0; way = 0; ok = false; killer = false;
@@ -1083,6 +1083,16 @@ end:	do
 		:: else
 		fi;
 		atomic { ok = false; recover_runs = false }
+	od
+}
+#endif
+
+#ifdef LIVENESS
+/* Time goes by where nobody moves: of fair runs Spin sees only those without an end. */
+active proctype clock()
+{
+end:	do
+	:: true; true
 	od
 }
 #endif
