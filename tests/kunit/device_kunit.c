@@ -670,7 +670,6 @@ static void oom_counts_what_others_free(struct kunit *test)
 	fake_host_set_target(h, 0);
 }
 
-/* Where much lies about in pieces, they go, and the guest keeps its blocks. */
 /* A guest that sleeps is woken only where its balloon might have to give back. */
 static void worker_watches_only_what_it_may_give_back(struct kunit *test)
 {
@@ -692,6 +691,7 @@ static void worker_watches_only_what_it_may_give_back(struct kunit *test)
 /* In blocks that CPUs' own lists of pages are filled from meanwhile, or others take. */
 #define OTHERS_PAGES (3 * VBAL_RECLAIM_PAGES)
 
+/* Where much lies about in pieces, they go, and the guest keeps its blocks. */
 static void worker_takes_pieces_first(struct kunit *test)
 {
 	unsigned long in_blocks;
