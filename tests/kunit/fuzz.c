@@ -71,12 +71,16 @@ notrace void __sanitizer_cov_trace_pc(void)
 	fuzz_from = to >> 1;
 }
 
-/* 1, 2, 3, 4 to 7, 8 to 15, 16 to 31, 32 to 127, more: a bit each. */
+/* A class of counts, a bit each, begins with each of these. */
+static const u8 fuzz_classes[] = { 1, 2, 3, 4, 8, 16, 32, 128 };
+
 static u8 fuzz_class(u8 count)
 {
-	if (count <= 3)
-		return count ? BIT(count - 1) : 0;
-	return BIT(min(fls(count), 7) - (count < 64) + (count >= 128));
+	unsigned int i = ARRAY_SIZE(fuzz_classes);
+
+	while (i && count < fuzz_classes[i - 1])
+		i--;
+	return i ? BIT(i - 1) : 0;
 }
 
 /* Return: how many edges were passed, or passed so often, for the first time. */
