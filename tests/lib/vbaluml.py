@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -181,6 +182,20 @@ class World:
         finally:
             shutil.rmtree(root, ignore_errors=True)
         return console.reports, console.text
+
+    def run_on_all(self, more, add):
+        """Run on all processors the plans that more() returns, until it returns none.
+
+        add(reports) is called for each run; both are called by several threads.
+        """
+        def work():
+            while plans := more():
+                add(self.run(plans)[0])
+
+        number = os.cpu_count() or 1
+        with ThreadPoolExecutor(number) as pool:
+            for done in [pool.submit(work) for _ in range(number)]:
+                done.result()
 
 
 class Console:
