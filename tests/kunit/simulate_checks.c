@@ -144,17 +144,15 @@ static bool sim_step_ended(struct sim *s)
 
 /* Promises that hold at rest ------------------------------------------------- */
 
-/* The OOM notifier may have brought it to the target; the size worker tells the host. */
 static bool sim_actual_is_true(struct sim *s)
 {
-	return sim_wait(s, fake_host_actual(s->h) ==
-				   vbal_pages_to_frames(sim_held(s))) &&
+	return fake_host_actual(s->h) == vbal_pages_to_frames(sim_held(s)) &&
 	       READ_ONCE(s->vb->size.actual_frames) == fake_host_actual(s->h);
 }
 
 static bool sim_books_agree(struct sim *s)
 {
-	return sim_wait(s, test_books_agree(s->vb));
+	return test_books_agree(s->vb);
 }
 
 static bool sim_nothing_is_out(struct sim *s)
@@ -173,16 +171,15 @@ static bool sim_hints_are_back(struct sim *s)
 	if (s->h->config.free_page_hint_cmd_id !=
 	    cpu_to_le32(VIRTIO_BALLOON_CMD_ID_DONE))
 		return true;
-	return sim_wait(s, !READ_ONCE(hint->busy_pages) &&
-				   !READ_ONCE(hint->ready_pages));
+	return !READ_ONCE(hint->busy_pages) && !READ_ONCE(hint->ready_pages);
 }
 
 static bool sim_reports_agree(struct sim *s)
 {
 	if (READ_ONCE(s->h->nr_resets) || s->lied)
 		return true;
-	return sim_wait(s, READ_ONCE(s->h->nr_reported) ==
-				   READ_ONCE(s->vb->report.nr_pages));
+	return READ_ONCE(s->h->nr_reported) ==
+	       READ_ONCE(s->vb->report.nr_pages);
 }
 
 /* Those that the host asks for now, not an earlier answer that is on its way. */
