@@ -203,17 +203,22 @@ def hold_reports_sources():
 
 def build_hold_reports(kernel):
     """Build what holds free page reporting back; None for a kernel that needs no module for it."""
-    made = kernel.root and kernel.root / "hold_reports.ko"
-    if not (made and made.exists()) and not kernel.exports("page_reporting_order"):
+    if not _there("hold_reports", kernel) and not kernel.exports("page_reporting_order"):
         return None
     return _built("hold_reports", {path.name: path for path in hold_reports_sources()}, kernel)
 
 
+def _there(name, kernel):
+    """Return what tests/run/matrix has built, with the compiler of that kernel's own Debian."""
+    module = kernel.root and kernel.root / f"{name}.ko"
+    return module if module and module.exists() else None
+
+
 def _built(name, sources, kernel, extra_make=()):
     """Build a module, once for each state of its sources, a map of names to paths."""
-    if kernel.root and (kernel.root / f"{name}.ko").exists():
-        # tests/run/matrix builds with the compiler of that kernel's own Debian
-        return kernel.root / f"{name}.ko"
+    module = _there(name, kernel)
+    if module:
+        return module
     if kernel.kdir is None:
         raise Missing(f"package linux-headers-{kernel.release} (to build {name}.ko)", "build")
     key = hash_of([kernel.release, kernel.kdir, *extra_make]
