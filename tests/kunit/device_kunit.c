@@ -689,7 +689,7 @@ static void worker_watches_only_what_it_may_give_back(struct kunit *test)
 }
 
 /* In blocks that CPUs' own lists of pages are filled from meanwhile, or others take. */
-#define OTHERS_PAGES (3 * VBAL_RECLAIM_PAGES)
+#define OTHERS_PAGES (2 * VBAL_RECLAIM_PAGES)
 
 /* Where much lies about in pieces, they go, and the guest keeps its blocks. */
 static void worker_takes_pieces_first(struct kunit *test)
