@@ -618,8 +618,8 @@ static int vbal_vq_wait_while(struct vbal_vq *q, vbal_vq_cond *cond, void *arg,
  * @cond: what is waited for; may be called often
  * @arg: for @cond
  *
- * A queue can break without an interrupt (surprise removal), and a device that
- * asks for a reset has none for queues, so both are looked at once a second; a
+ * A queue can break without an interrupt (surprise removal), and a device can ask
+ * for a reset while its queues look well, so both are looked at once a second; a
  * wait for a slow host costs no more than that. An answer found in this way is
  * counted: its interrupt was lost.
  *
