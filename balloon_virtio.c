@@ -24,6 +24,7 @@
 #include <linux/virtio_balloon.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
+#include <linux/workqueue.h>
 
 static_assert(VBAL_PFNS_PER_BUF * sizeof(__virtio32) <= PAGE_SIZE);
 static_assert(VBAL_PFNS_PER_BUF % VBAL_FRAMES_PER_PAGE == 0);
@@ -99,6 +100,18 @@ void vbal_batch_free(struct vbal_batch *batch)
 	kfree(batch);
 }
 
+static void vbal_wire_kill_work(struct work_struct *work)
+{
+	vbal_wire_kill(container_of(work, struct vbal_wire, kill_work));
+}
+
+/* Who waits for a queue sees that it broke; of one at rest somebody has to be told. */
+static void vbal_vq_check(struct vbal_vq *q)
+{
+	if (unlikely(virtqueue_is_broken(q->vq)))
+		schedule_work(&q->wire->kill_work);
+}
+
 /**
  * vbal_wire_init() - a wire without a connection
  * @wire: the wire, zeroed
@@ -117,6 +130,7 @@ void vbal_wire_init(struct vbal_wire *wire, struct virtio_device *vdev,
 	wire->broke = broke;
 	vdev->priv = wire;
 	mutex_init(&wire->kill_lock);
+	INIT_WORK(&wire->kill_work, vbal_wire_kill_work);
 	for (i = 0; i < VBAL_NR_VQS; i++) {
 		struct vbal_vq *q = &wire->q[i];
 
@@ -282,6 +296,7 @@ void vbal_wire_disconnect(struct vbal_wire *wire)
 		q->nr_in_flight = 0;
 		spin_unlock_irq(&q->lock);
 	}
+	cancel_work_sync(&wire->kill_work);
 	wire->vdev->config->del_vqs(wire->vdev);
 	vbal_life_move(&wire->life, VBAL_LIFE_DOWN);
 }
@@ -497,7 +512,8 @@ void vbal_vq_notify(struct vbal_vq *q)
 	spin_unlock_irqrestore(&q->lock, flags);
 	if (!notify)
 		return;
-	virtqueue_notify(vq);
+	if (!virtqueue_notify(vq))
+		vbal_vq_check(q);
 	atomic_dec(&q->nr_notifying);
 }
 
@@ -533,6 +549,7 @@ void vbal_vq_reap(struct vbal_vq *q)
 	}
 	if (nr_reaped)
 		WRITE_ONCE(q->progress_jiffies, jiffies);
+	vbal_vq_check(q);
 out:
 	spin_unlock_irqrestore(&q->lock, flags);
 	if (nr_reaped)

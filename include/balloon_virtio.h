@@ -139,6 +139,7 @@ typedef void vbal_broke_fn(struct vbal_wire *wire);
  * @broke: tells the owner of a connected device that broke; constant
  * @q: the queues
  * @kill_lock: one reset only
+ * @kill_work: resets a device whose queue broke while nobody waited for it
  * @max_ranges: ranges in one request, so that two fit the reporting queue
  * @actual_frames: last value written to the device; size worker
  * @actual_known: @actual_frames is what the device has
@@ -150,6 +151,7 @@ struct vbal_wire {
 	vbal_broke_fn *broke;
 	struct vbal_vq q[VBAL_NR_VQS];
 	struct mutex kill_lock;
+	struct work_struct kill_work;
 	unsigned int max_ranges;
 
 	u32 actual_frames;

@@ -1388,6 +1388,40 @@ static void hostile_uses_buffers_twice(struct kunit *test)
 	KUNIT_EXPECT_GE(test, vb->nr_recoveries, 1U);
 }
 
+/* Nobody waits at its queue then, and with an empty balloon nobody looks. */
+static void hostile_answers_twice_at_rest(struct kunit *test)
+{
+	struct device_test *t = test->priv;
+	struct fake_host *h = test_host(test, F(STATS_VQ));
+	struct vbal_dev *vb = test_plug_bound(test);
+
+	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(h->nr_stats) == 1));
+	t->may_break = true;
+	WRITE_ONCE(h->twice, true);
+	KUNIT_ASSERT_TRUE(test, fake_host_ask_stats(h));
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_resets)));
+	WRITE_ONCE(h->twice, false);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->nr_recoveries)));
+	test_resize_to(test, FRAMES_2M);
+}
+
+/* As the ccw transport says of a device that is being taken away. */
+static void hostile_hears_nothing_at_rest(struct kunit *test)
+{
+	struct device_test *t = test->priv;
+	struct fake_host *h = test_host(test, F(STATS_VQ));
+	struct vbal_dev *vb = test_plug_bound(test);
+
+	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(h->nr_stats) == 1));
+	t->may_break = true;
+	WRITE_ONCE(h->deaf, true);
+	KUNIT_ASSERT_TRUE(test, fake_host_ask_stats(h));
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_resets)));
+	WRITE_ONCE(h->deaf, false);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->nr_recoveries)));
+	test_resize_to(test, FRAMES_2M);
+}
+
 enum stage {
 	STAGE_INFLATE,
 	STAGE_DEFLATE,
@@ -1607,6 +1641,8 @@ static struct kunit_case hostile_test_cases[] = {
 	KUNIT_CASE(hostile_config_interrupt_storm),
 	KUNIT_CASE(hostile_target_flaps_at_full_speed),
 	KUNIT_CASE(hostile_uses_buffers_twice),
+	KUNIT_CASE(hostile_answers_twice_at_rest),
+	KUNIT_CASE(hostile_hears_nothing_at_rest),
 	KUNIT_CASE_PARAM(hostile_blow_at_stage, stage_gen_params),
 	KUNIT_CASE(hostile_asks_for_a_reset),
 	KUNIT_CASE(hostile_asks_for_a_reset_and_is_waited_for),

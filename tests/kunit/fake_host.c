@@ -77,6 +77,8 @@ static bool fake_notify(struct virtqueue *vq)
 			atomic_inc(&h->q[kind].nr_notified);
 	if (!(h->status & VIRTIO_CONFIG_S_DRIVER_OK))
 		fake_error(h, "notified before DRIVER_OK");
+	if (READ_ONCE(h->deaf))
+		return false;
 	fake_kick(h);
 	return true;
 }
@@ -504,14 +506,17 @@ static bool fake_wants_irq(struct fake_host *h, struct fake_vq *q, u16 old)
 	return vring_need_event(event, new, old);
 }
 
-static void fake_use(struct fake_host *h, enum fake_queue kind, u16 head)
+static void fake_answer(struct fake_host *h, struct fake_vq *q, u16 head)
 {
-	struct fake_vq *q = &h->q[kind];
-
-	fake_walk_chain(h, kind, head, fake_answered);
 	fake_put_used(h, q, head);
 	if (h->twice)
 		fake_put_used(h, q, head);
+}
+
+static void fake_use(struct fake_host *h, enum fake_queue kind, u16 head)
+{
+	fake_walk_chain(h, kind, head, fake_answered);
+	fake_answer(h, &h->q[kind], head);
 }
 
 /* Statistics wait in the host's hands until it asks for new ones. */
@@ -782,7 +787,7 @@ bool fake_host_ask_stats(struct fake_host *h)
 
 	mutex_lock(&h->lock);
 	if (q->vq && h->stats_head >= 0) {
-		fake_put_used(h, q, h->stats_head);
+		fake_answer(h, q, h->stats_head);
 		h->stats_head = -1;
 		irq_work_queue(&q->irq);
 		asked = true;

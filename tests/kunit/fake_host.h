@@ -75,6 +75,7 @@ struct fake_vq {
  * @used_len: the length to report for used buffers
  * @reverse: use the buffers of one look in reverse order
  * @twice: use each buffer twice
+ * @deaf: notifications fail, as with a device that is being taken away
  * @lock: the host's side of everything
  * @config: config space
  * @status: device status, as the driver wrote it
@@ -115,6 +116,7 @@ struct fake_host {
 	u32 used_len;
 	bool reverse;
 	bool twice;
+	bool deaf;
 
 	/* everything below */
 	struct mutex lock;
