@@ -52,7 +52,10 @@ static unsigned long vbal_hint_block_pages(const struct page *page)
 
 static void vbal_hint_free_block(struct page *page)
 {
-	__free_pages(page, vbal_block_order(page));
+	unsigned int order = vbal_block_order(page);
+
+	trace_vbal_block_free(page_to_pfn(page), order);
+	__free_pages(page, order);
 }
 
 static struct vbal_vq *vbal_hint_vq(struct vbal_hint *h)

@@ -60,6 +60,13 @@ static void vbal_blocks_add(struct vbal_blocks *blocks, struct page *page,
 	blocks->nr_blocks++;
 }
 
+static void vbal_blocks_add_new(struct vbal_blocks *blocks, struct page *page,
+				unsigned int order)
+{
+	trace_vbal_block_alloc(page_to_pfn(page), order);
+	vbal_blocks_add(blocks, page, order);
+}
+
 /* The host has taken the new page for the old one. */
 static void vbal_pages_migrated(struct vbal_pages *vp,
 				struct balloon_dev_info *bdi,
@@ -69,6 +76,7 @@ static void vbal_pages_migrated(struct vbal_pages *vp,
 		adjust_managed_page_count(page, 1);
 		adjust_managed_page_count(newpage, -1);
 	}
+	trace_vbal_page_move(page_to_pfn(page), page_to_pfn(newpage));
 	vbal_balloon_page_swap(bdi, newpage, page);
 	atomic_long_inc(&vp->nr_migrated);
 }
@@ -257,8 +265,7 @@ unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 		if (!page && !order && want->squeeze && !want->pieces)
 			page = vbal_pages_squeeze(vp);
 		if (page) {
-			trace_vbal_block_alloc(page_to_pfn(page), order);
-			vbal_blocks_add(out, page, order);
+			vbal_blocks_add_new(out, page, order);
 			continue;
 		}
 		if (!order) {
@@ -296,7 +303,7 @@ bool vbal_pages_make_room(struct vbal_pages *vp, const struct vbal_want *want,
 				     vbal_pages_gfp_room(want));
 	while (vbal_pages_left(want, out) >= VBAL_RECLAIM_PAGES &&
 	       (page = vbal_reclaim_pop(&vp->reclaim)))
-		vbal_blocks_add(out, page, VBAL_RECLAIM_ORDER);
+		vbal_blocks_add_new(out, page, VBAL_RECLAIM_ORDER);
 	/* Orders that could not be had may be there again. */
 	vbal_pages_rewind(vp);
 	return progress;
@@ -744,6 +751,7 @@ void vbal_pages_discard(struct vbal_blocks *in)
 
 		list_del(&page->lru);
 		set_page_private(page, 0);
+		trace_vbal_block_free(page_to_pfn(page), order);
 		__free_pages(page, order);
 	}
 	vbal_blocks_init(in);

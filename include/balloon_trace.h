@@ -175,7 +175,7 @@ TRACE_EVENT(vbal_batch_ack,
 		  __entry->batch, __entry->bytes, __entry->latency_us)
 );
 
-TRACE_EVENT(vbal_block_alloc,
+DECLARE_EVENT_CLASS(vbal_block,
 
 	TP_PROTO(unsigned long pfn, unsigned int order),
 
@@ -192,6 +192,33 @@ TRACE_EVENT(vbal_block_alloc,
 	),
 
 	TP_printk("pfn=0x%lx order=%u", __entry->pfn, __entry->order)
+);
+
+DEFINE_EVENT(vbal_block, vbal_block_alloc,
+	     TP_PROTO(unsigned long pfn, unsigned int order),
+	     TP_ARGS(pfn, order));
+
+DEFINE_EVENT(vbal_block, vbal_block_free,
+	     TP_PROTO(unsigned long pfn, unsigned int order),
+	     TP_ARGS(pfn, order));
+
+TRACE_EVENT(vbal_page_move,
+
+	TP_PROTO(unsigned long pfn, unsigned long to_pfn),
+
+	TP_ARGS(pfn, to_pfn),
+
+	TP_STRUCT__entry(
+		__field(unsigned long, pfn)
+		__field(unsigned long, to_pfn)
+	),
+
+	TP_fast_assign(
+		__entry->pfn = pfn;
+		__entry->to_pfn = to_pfn;
+	),
+
+	TP_printk("pfn=0x%lx to_pfn=0x%lx", __entry->pfn, __entry->to_pfn)
 );
 
 TRACE_EVENT(vbal_block_fallback,

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Everything at once, for a number of rounds, and then every page is counted.
 
-The operations are drawn from a fixed seed: a failure can be had again.
+The operations are drawn from a fixed seed: a failure can be had again. Meanwhile a monitor reads
+the driver's tracepoints.
 """
 
 import random
 
 import pytest
 from conftest import FRAME, MIB, Balloon, memory
+from vbalmonitor import Watch
 
 ROUNDS = 40
 SEED = 20
@@ -28,6 +30,8 @@ class Soak:
         self.random = random.Random(seed)
         self.target = 0
         self.log = []
+        self.watch = Watch(guest)
+        self.nr_watched = 0
 
     def operations(self):
         """The operations and how often each is drawn."""
@@ -52,6 +56,12 @@ class Soak:
         for _ in range(10):
             self.resize()
 
+    def look(self):
+        """See what the tracepoints have told since the module was loaded."""
+        monitor = self.watch.end()
+        assert not monitor.breaches
+        self.nr_watched += monitor.nr_events
+
     def settle(self):
         """Wait for the target."""
         self.guest.wait_inflated(self.target, 300)
@@ -71,9 +81,14 @@ class Soak:
 
     def reload(self):
         """Unload in the midst of things, and load with another transfer mode."""
+        self.look()
         self.guest.rmmod()
         assert self.guest.inflated_bytes() == 0
+        # The target waits there: watched as soon as the balloon has it.
+        self.guest.inflate(0)
         self.guest.insmod(f"transfer={self.random.choice(('pfn', 'range'))} deflate_on_oom=0")
+        self.watch = Watch(self.guest)
+        self.guest.inflate(self.target)
 
     def rebind(self):
         """Take the device away and give it back."""
@@ -107,6 +122,8 @@ def test_soak(lab, seed):
                 int(balloon.attr("taken_back_bytes")) == last
             assert int(balloon.attr("requests_in_flight")) == 0
             balloon.resize(0)
+            soak.look()
+            assert soak.nr_watched
             guest.rmmod()
             guest.check("echo 3 >/proc/sys/vm/drop_caches")
             assert guest.meminfo()["MemTotal"] == total_kb
