@@ -38,3 +38,29 @@ def test_movable_memory_goes_first(lab, transfer):
                        int(balloon.attr("held_blocks_order9")) == 0, 60,
                        lambda: "all blocks to become single pages")
         balloon.resize(0)
+
+
+def node_kb(guest, field):
+    """A field of each node's own meminfo, in KiB."""
+    text = guest.check(f"grep -h '{field}:' /sys/devices/system/node/node*/meminfo")
+    return [int(kb) for kb in re.findall(r"(\d+) kB", text)]
+
+
+@pytest.mark.stock
+@pytest.mark.parametrize("transfer", ("range", "pfn"))
+def test_nodes_stay_level(lab, transfer):
+    """Both nodes give, the emptier one less, and neither gives its last large blocks."""
+    guest = lab.guest(mem_mib=1536, append="numa=fake=2U")
+    with lab.loaded(guest, f"transfer={transfer} deflate_on_oom=0") as balloon:
+        before_kb = node_kb(guest, "MemFree")
+        assert len(before_kb) == 2
+        for size in (200 * MIB, 700 * MIB, 450 * MIB, 900 * MIB):
+            balloon.resize(size)
+            free_kb = node_kb(guest, "MemFree")
+            taken_kb = [before - after for before, after in zip(before_kb, free_kb)]
+            assert max(free_kb) - min(free_kb) < 64 * 1024 or min(taken_kb) < 16 * 1024, \
+                f"at {size // MIB} MiB: free {free_kb} of {before_kb}"
+        blocks = [line.split()[-1] for line in
+                  guest.check("grep -E 'Normal|DMA32' /proc/buddyinfo").splitlines()]
+        assert any(map(int, blocks))
+        balloon.resize(0)

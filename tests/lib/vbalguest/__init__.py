@@ -10,8 +10,9 @@
 from .accel import KVM, TCG, TCG_SINGLE, Accel
 from .errors import CommandFailed, GuestError, GuestTimeout, Missing
 from .guest import Guest
-from .kernels import Kernel, build_module
+from .kernels import Kernel, build_module, tool
 from .qmp import Qmp, QmpError
 
 __all__ = ["Accel", "CommandFailed", "Guest", "GuestError", "GuestTimeout", "KVM", "Kernel",
-           "Missing", "Qmp", "QmpError", "TCG", "TCG_SINGLE", "build_module"]
+           "Missing", "Qmp", "QmpError", "TCG", "TCG_SINGLE", "build_module",
+           "tool"]

@@ -549,22 +549,52 @@ class Guest:
 
     # Migration
 
-    def migrate_to(self, target, timeout=600):
-        """Move the guest to another Guest made with incoming=True."""
+    def migrate_to(self, target, timeout=600, stopped=False, postcopy=None):
+        """Move the guest to another Guest made with incoming=True.
+
+        A stopped one stays stopped. With postcopy it runs there before its memory has come;
+        postcopy() is called then.
+        """
         uri = f"unix:{target._folder / 'migration'}"
+        if postcopy:
+            for one in (self, target):
+                one.qmp("migrate-set-capabilities",
+                        capabilities=[{"capability": "postcopy-ram", "state": True}])
         target.qmp("migrate-incoming", uri=uri)
         self.qmp("migrate", uri=uri)
-
-        def ended():
-            status = self.qmp("query-migrate")
-            if status["status"] in ("failed", "cancelled"):
-                raise self._failure(GuestError, f"migration {status['status']}: "
-                                    f"{status.get('error-desc', 'QEMU says no more')}")
-            return status["status"] == "completed"
-        self.wait_for(ended, timeout, "the migration to end")
-        target.wait_for(lambda: target.qmp("query-status")["running"], timeout,
-                        "the migrated guest to run")
+        if postcopy:
+            self.wait_for(lambda: self._migration_is("active"), timeout, "the migration to begin")
+            self.qmp("migrate-start-postcopy")
+            target._wait_running(timeout)
+            postcopy()
+        self.wait_for(lambda: self._migration_is("completed"), timeout, "the migration to end")
+        if stopped:
+            target.wait_for(lambda: target.qmp("query-status")["status"] == "paused", timeout,
+                            "the migrated guest to stand still")
+        else:
+            target._wait_running(timeout)
         target._request = self._request
+
+    def _migration_is(self, wanted):
+        status = self.qmp("query-migrate")
+        if status["status"] in ("failed", "cancelled"):
+            raise self._failure(GuestError, f"migration {status['status']}: "
+                                f"{status.get('error-desc', 'QEMU says no more')}")
+        return status["status"] == wanted
+
+    def _wait_running(self, timeout):
+        self.wait_for(lambda: self.qmp("query-status")["running"], timeout,
+                      "the migrated guest to run")
+
+    def snapshot(self, verb, name="vballoon", timeout=300):
+        """Save (verb "save") or load ("load") all of the machine, which is stopped for it.
+
+        It needs a disk that can hold it.
+        """
+        self.qmp("stop")
+        said = self.qmp("human-monitor-command", timeout, command_line=f"{verb}vm {name}")
+        if said:
+            raise self._failure(GuestError, f"{verb}vm: {said}")
 
     # The host's view
 
