@@ -712,6 +712,115 @@ static void worker_takes_pieces_first(struct kunit *test)
 	KUNIT_EXPECT_LT(test, test_pages_in_blocks() + OTHERS_PAGES, in_blocks);
 }
 
+/* Who must wait for whom ---------------------------------------------------- */
+
+struct holder_case {
+	const char *name;
+	size_t mutex; /* in struct vbal_dev */
+	void (*waiter)(struct vbal_dev *vb);
+	bool down; /* the device is, when the waiter comes */
+};
+
+static void connect_again(struct vbal_dev *vb)
+{
+	vbal_connect(vb);
+}
+
+static void end(struct vbal_dev *vb)
+{
+	vbal_end(vb, true);
+}
+
+static void kill(struct vbal_dev *vb)
+{
+	vbal_wire_kill(&vb->wire);
+}
+
+static void pick(struct vbal_dev *vb)
+{
+	struct vbal_blocks blocks;
+
+	vbal_blocks_init(&blocks);
+	vbal_pick(&vb->size, VBAL_MODE_RANGE, 1, &blocks);
+}
+
+static void release(struct vbal_dev *vb)
+{
+	vbal_size_release(&vb->size);
+}
+
+#define HOLDS(member) offsetof(struct vbal_dev, member)
+
+static const struct holder_case holder_cases[] = {
+	{ "connect, for the life", HOLDS(life_lock), connect_again, false },
+	{ "disconnect, for the life", HOLDS(life_lock), vbal_disconnect,
+	  false },
+	{ "end, for the life", HOLDS(life_lock), end, false },
+	{ "kill, for another", HOLDS(wire.kill_lock), kill, false },
+	{ "stop, for who is out of memory", HOLDS(size.oom_lock),
+	  vbal_disconnect, false },
+	{ "stop, for a page that moves", HOLDS(size.move.lock), vbal_disconnect,
+	  false },
+	{ "pick, for a page that moves", HOLDS(size.move.lock), pick, false },
+	{ "release, for who is out of memory", HOLDS(size.oom_lock), release,
+	  true },
+	{ "connect, for who is out of memory", HOLDS(size.oom_lock),
+	  connect_again, true },
+};
+
+static void holder_case_desc(const struct holder_case *c, char *desc)
+{
+	strscpy(desc, c->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(holder, holder_cases, holder_case_desc);
+
+struct waiter {
+	struct work_struct work;
+	const struct holder_case *c;
+	struct vbal_dev *vb;
+};
+
+static void waiter_fn(struct work_struct *work)
+{
+	struct waiter *w = container_of(work, struct waiter, work);
+
+	w->c->waiter(w->vb);
+}
+
+static bool has_waiter(struct mutex *mutex)
+{
+#ifdef CONFIG_PREEMPT_RT
+	return !RB_EMPTY_ROOT(&mutex->rtmutex.waiters.rb_root);
+#else
+	return !list_empty(&mutex->wait_list);
+#endif
+}
+
+/* One CPU never has two at once: so the holder stays until the waiter is there. */
+static void worker_waits_for_who_holds(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, RANGE);
+	struct waiter w = { .c = test->param_value };
+	struct mutex *mutex;
+	unsigned int nr_resets;
+
+	w.vb = test_plug_bound(test);
+	mutex = (void *)w.vb + w.c->mutex;
+	if (w.c->down)
+		vbal_disconnect(w.vb);
+	nr_resets = READ_ONCE(h->nr_resets);
+	INIT_WORK_ONSTACK(&w.work, waiter_fn);
+	mutex_lock(mutex);
+	queue_work(system_long_wq, &w.work);
+	KUNIT_EXPECT_TRUE(test, fake_wait(has_waiter(mutex)));
+	KUNIT_EXPECT_EQ(test, READ_ONCE(h->nr_resets), nr_resets);
+	mutex_unlock(mutex);
+	flush_work(&w.work);
+	destroy_work_on_stack(&w.work);
+	test_unplug(test);
+}
+
 static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE_PARAM(worker_inflates_and_deflates_exactly, size_gen_params),
 	KUNIT_CASE(worker_takes_pieces_first),
@@ -748,6 +857,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE_PARAM(migration_waits_for_a_page_that_moved_in,
 			 migration_gen_params),
 	KUNIT_CASE(migration_waits_for_deflated_pages),
+	KUNIT_CASE_PARAM(worker_waits_for_who_holds, holder_gen_params),
 	{}
 };
 
@@ -1236,10 +1346,27 @@ static void report_unplugged_while_waiting(struct kunit *test)
 	test_unplug(test);
 }
 
+/* What no answer came for is not reported: the kernel offers it again. */
+static void report_counts_what_fails(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, QEMU);
+	struct vbal_dev *vb;
+
+	h->q[FAKE_REPORT].budget = 0;
+	vb = test_plug_bound(test);
+	KUNIT_ASSERT_TRUE(test, fake_wait(vbal_wire_in_flight(&vb->wire,
+							      VBAL_VQ_REPORT)));
+	fake_host_needs_reset(h);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->report.nr_failed)));
+	KUNIT_EXPECT_EQ(test, vb->report.nr_pages, 0UL);
+	test_unplug(test);
+}
+
 static struct kunit_case report_test_cases[] = {
 	KUNIT_CASE(report_tells_of_free_pages),
 	KUNIT_CASE(report_and_ranges_share_the_queue),
 	KUNIT_CASE(report_unplugged_while_waiting),
+	KUNIT_CASE(report_counts_what_fails),
 	{}
 };
 
