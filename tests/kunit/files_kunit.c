@@ -219,6 +219,45 @@ static void debugfs_tells_what_happened(struct kunit *test)
 	}
 }
 
+static void debugfs_lists_how_often_what_took_how_long(struct kunit *test)
+{
+	static const char shown[] = "host answer (one batch)\n"
+				    "           0 ..        0 us : 1\n"
+				    "           2 ..        3 us : 2\n"
+				    "    16777216 us and more   : 1\n";
+	struct vbal_dev *vb;
+	const char *text;
+
+	test_host(test, PFN);
+	vb = test_plug_bound(test);
+	vbal_hist_add(&vb->wire.answer, NSEC_PER_USEC - 1);
+	vbal_hist_add(&vb->wire.answer, 2 * NSEC_PER_USEC);
+	vbal_hist_add(&vb->wire.answer, 4 * NSEC_PER_USEC - 1);
+	vbal_hist_add(&vb->wire.answer, 3600 * (u64)NSEC_PER_SEC);
+	text = read_debug_file(test, "latency");
+	if (!text)
+		kunit_skip(test, "debugfs is not mounted");
+	KUNIT_EXPECT_TRUE_MSG(test, strstr(text, shown), "not so:\n%s", text);
+}
+
+/* A line each, and the names of the columns. */
+static void debugfs_lists_each_resize_once(struct kunit *test)
+{
+	const char *text, *end;
+	unsigned int nr_lines = 0;
+
+	test_host(test, PFN);
+	test_plug_bound(test);
+	test_resize_to(test, FRAMES_2M);
+	test_resize_to(test, 7);
+	text = read_debug_file(test, "resizes");
+	if (!text)
+		kunit_skip(test, "debugfs is not mounted");
+	for (end = text; (end = strchr(end, '\n')); end++)
+		nr_lines++;
+	KUNIT_EXPECT_EQ_MSG(test, nr_lines, 3U, "%s", text);
+}
+
 /* Module parameters ------------------------------------------------------- */
 
 #ifdef MODULE
@@ -408,6 +447,8 @@ static struct kunit_case files_test_cases[] = {
 			 write_gen_params),
 	KUNIT_CASE(sysfs_floor_counts_at_once),
 	KUNIT_CASE(debugfs_tells_what_happened),
+	KUNIT_CASE(debugfs_lists_how_often_what_took_how_long),
+	KUNIT_CASE(debugfs_lists_each_resize_once),
 	KUNIT_CASE_PARAM(params_take_sense_and_refuse_nonsense,
 			 param_gen_params),
 	KUNIT_CASE_PARAM(param_and_host_choose_the_transfer,
