@@ -479,6 +479,30 @@ static void worker_looks_again_before_it_gives(struct kunit *test)
 	test_expect_actual(test, 3 * FRAMES_64M);
 }
 
+/* Compaction tells nobody when it puts a page back. */
+static void worker_comes_back_for_a_page_that_is_out(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct page *page;
+
+	test_resize_to(test, 15);
+	page = list_first_entry(
+		&vb->size.pages.bag[VBAL_MODE_PFN].singles.pages, struct page,
+		lru);
+	lock_page(page);
+	KUNIT_ASSERT_TRUE(test, test_isolate_page(page));
+	unlock_page(page);
+	fake_host_set_target(h, 0);
+	KUNIT_EXPECT_TRUE(test,
+			  fake_wait(vbal_pages_held(&vb->size.pages) == 1 &&
+				    delayed_work_pending(&vb->size.work)));
+	lock_page(page);
+	test_put_back_page(page);
+	unlock_page(page);
+	test_expect_actual(test, 0);
+}
+
 static void migration_exchanges_a_page(struct kunit *test)
 {
 	const struct migration_case *c = test->param_value;
@@ -837,6 +861,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(worker_without_must_tell_host_does_not_wait),
 	KUNIT_CASE(worker_drains_deflate_before_inflate),
 	KUNIT_CASE(worker_looks_again_before_it_gives),
+	KUNIT_CASE(worker_comes_back_for_a_page_that_is_out),
 	KUNIT_CASE(oom_gives_back_without_the_host),
 	KUNIT_CASE(oom_leaves_what_is_on_its_way),
 	KUNIT_CASE(oom_with_nothing_held_yet_holds_off),
