@@ -61,6 +61,23 @@ static void sysfs_files_can_all_be_read(struct kunit *test)
 	KUNIT_EXPECT_GT(test, nr_files, 20U);
 }
 
+static void sysfs_shows_the_orders_that_blocks_have(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	const struct attribute_group *group = vbal_dev_groups[0];
+	unsigned long orders = 0;
+	unsigned int i, order;
+
+	test_plug_bound(test);
+	for (i = 0; group->attrs[i]; i++)
+		if (sscanf(group->attrs[i]->name, "held_blocks_order%u",
+			   &order) == 1 &&
+		    group->is_visible(&h->vdev.dev.kobj, group->attrs[i], i))
+			orders |= BIT(order);
+	KUNIT_EXPECT_EQ(test, orders,
+			BIT(0) | GENMASK(VBAL_MAX_ORDER, VBAL_BLOCK_ORDER));
+}
+
 static unsigned long number_in(struct kunit *test, const char *name)
 {
 	unsigned long value = 0;
@@ -442,6 +459,7 @@ static void worker_gives_back_under_pressure(struct kunit *test)
 
 static struct kunit_case files_test_cases[] = {
 	KUNIT_CASE(sysfs_files_can_all_be_read),
+	KUNIT_CASE(sysfs_shows_the_orders_that_blocks_have),
 	KUNIT_CASE(sysfs_counts_what_the_host_saw),
 	KUNIT_CASE_PARAM(sysfs_takes_sense_and_refuses_nonsense,
 			 write_gen_params),
