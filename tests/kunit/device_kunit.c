@@ -1204,6 +1204,20 @@ static void hint_round_begins_and_ends(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fake_wait(!hint_pages(vb)));
 }
 
+static void hint_leaves_the_reserve(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, HINT);
+	struct vbal_dev *vb = test_plug_bound(test);
+
+	WRITE_ONCE(vb->size.guard.reserve_pages,
+		   si_mem_available() - FRAMES_64M);
+	fake_host_set_hint_cmd(h, 7);
+	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(h->nr_cmds) == 2));
+	KUNIT_EXPECT_GT(test, hint_pages(vb), 0UL);
+	/* What is available is never the same twice. */
+	KUNIT_EXPECT_LT(test, hint_pages(vb), 2UL * FRAMES_64M);
+}
+
 static void hint_done_without_a_round(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, HINT);
@@ -1322,6 +1336,7 @@ static void hint_makes_way_for_offlining(struct kunit *test)
 static struct kunit_case hint_test_cases[] = {
 	KUNIT_CASE(hint_makes_way_for_offlining),
 	KUNIT_CASE(hint_round_begins_and_ends),
+	KUNIT_CASE(hint_leaves_the_reserve),
 	KUNIT_CASE(hint_done_without_a_round),
 	KUNIT_CASE(hint_keeps_pages_until_their_buffer_is_used),
 	KUNIT_CASE(hint_id_changes_in_a_round),
