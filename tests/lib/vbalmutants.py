@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Mutants: small changes to C sources, each of which a test has to notice."""
 
-import random
 import re
 from collections import Counter
 from dataclasses import dataclass
+
+from vbalguest.cache import hash_of
 
 FUNCTION = re.compile(r"^(?:\w[\w\s*]*?[\s*])?(\w+)\(")
 # Said to people or to tracing, or to the compiler: nobody has promised it.
@@ -198,13 +199,13 @@ def mutants(file, text):
 
 
 def sample(every, size, seed):
-    """Choose so many, of each kind in turn; a larger sample holds the smaller ones."""
+    """Choose so many, of each kind in turn; a larger sample holds the smaller ones.
+
+    By a hash of its name a mutant stays chosen as others come and go with the driver's code.
+    """
     kinds = {}
-    for mutant in sorted(every, key=lambda mutant: mutant.name):
+    for mutant in sorted(every, key=lambda mutant: hash_of([seed, mutant.name])):
         kinds.setdefault(mutant.kind, []).append(mutant)
-    chance = random.Random(seed)
-    for of_kind in kinds.values():
-        chance.shuffle(of_kind)
     rounds = [(place, kind, mutant) for kind, of_kind in kinds.items()
               for place, mutant in enumerate(of_kind)]
     rounds.sort(key=lambda entry: entry[:2])

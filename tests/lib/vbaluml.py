@@ -19,7 +19,7 @@ import vbalkunit
 
 BUSYBOX = Path("/bin/busybox")
 MEM_MIB = 128
-# So long nothing may be heard; a report comes every few seconds.
+# So long it may compute or sleep and say nothing; a report comes every few seconds.
 SILENCE_SECONDS = 120
 # Virtual time: without a cost of computing two runs are the same; but who waits for time to go by
 # while he computes, as unit tests do, would wait for ever.
@@ -132,18 +132,15 @@ class World:
     def __init__(self, flavour, suites, room="simulate", mem_mib=MEM_MIB, clock=SAME_EACH_TIME,
                  parameter="simulate", make_options=()):
         self.build = vbalkunit.test_kernel(flavour)
-        self.suites, self.room = suites, f"{room}-{flavour}"
         self.mem_mib, self.clock = mem_mib, clock
-        self.make_options = make_options
         self.init = INIT.replace("@parameter", parameter)
-        self.module = None
-        self.make()
+        self.module = vbalkunit.build(self.build, suites, ("ARCH=um", *make_options),
+                                      f"{room}-{flavour}")
         self.folder = Path(tempfile.mkdtemp(prefix="vballoon-simulate-"))
 
-    def make(self, changed=()):
-        """Build the module anew, with the sources that are changed."""
-        self.module = vbalkunit.build(self.build, self.suites, ("ARCH=um", *self.make_options),
-                                      self.room, changed)
+    def change(self, changed):
+        """Build the module with sources that are changed."""
+        vbalkunit.rebuild(self.build, self.module.parent, changed)
 
     def close(self):
         """Forget all of it."""
@@ -172,7 +169,7 @@ class World:
 
         The last report is of the plan that failed, if one did. heard(report) is called for each.
         It ends at a line of the console for which enough(line) is true, and when nothing is
-        heard for so many seconds.
+        heard for so many seconds; those in which it waits for a processor do not count.
         """
         root = self._root(plans)
         trace = any(plan.trace for plan in plans)
@@ -248,15 +245,45 @@ class Console:
         return ""
 
 
+class Silence:
+    """Counts seconds in which a process computes or sleeps, on a machine however busy."""
+
+    def __init__(self, pid):
+        self.stat = Path(f"/proc/{pid}/stat")
+        self.seconds = 0
+        self._computed = self._look()[1]
+
+    def _look(self):
+        state, *numbers = self.stat.read_text("ascii").rpartition(")")[2].split()
+        ticks = int(numbers[10]) + int(numbers[11])  # utime and stime, see proc(5)
+        return state, ticks / os.sysconf("SC_CLK_TCK")
+
+    def broken(self):
+        """Something was heard."""
+        self.seconds = 0
+        self._computed = self._look()[1]
+
+    def passes(self, seconds):
+        """So many seconds have gone by, and nothing was heard."""
+        state, computed = self._look()
+        self.seconds += computed - self._computed if state == "R" else seconds
+        self._computed = computed
+
+
 def _lines(process, silence):
     """Yield the lines of a process; None when it says nothing for too long."""
     selector = selectors.DefaultSelector()
     selector.register(process.stdout, selectors.EVENT_READ)
     rest = b""
+    quiet = Silence(process.pid)
     while True:
-        if not selector.select(silence):
-            yield None
-            return
+        if not selector.select(1):
+            quiet.passes(1)
+            if quiet.seconds >= silence:
+                yield None
+                return
+            continue
+        quiet.broken()
         data = os.read(process.stdout.fileno(), 65536)
         if not data:
             return
