@@ -942,6 +942,23 @@ static void wire_takes_answers_out_of_order(struct kunit *test)
 	test_resize_to(test, 77);
 }
 
+static void wire_says_that_the_device_is_broken(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_batch *batch = vbal_batch_alloc(1);
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, batch);
+	batch->id = VBAL_VQ_INFLATE;
+	batch->mode = VBAL_MODE_PFN;
+	batch->nr_pfns = 1;
+	virtio_break_device(&h->vdev);
+	KUNIT_EXPECT_EQ(test, vbal_wire_try_submit(&vb->wire, batch), -EIO);
+	KUNIT_EXPECT_EQ(test, vbal_wire_submit(&vb->wire, batch), -EIO);
+	vbal_batch_free(batch);
+	test_unplug(test);
+}
+
 /* Blocks are held only when every one of their buffers has come back. */
 static void
 wire_counts_a_block_when_all_of_it_is_acknowledged(struct kunit *test)
@@ -1083,6 +1100,7 @@ static struct kunit_case wire_test_cases[] = {
 	KUNIT_CASE_PARAM(wire_fits_any_ring, ring_gen_params),
 	KUNIT_CASE(wire_ignores_used_lengths),
 	KUNIT_CASE(wire_takes_answers_out_of_order),
+	KUNIT_CASE(wire_says_that_the_device_is_broken),
 	KUNIT_CASE(wire_counts_a_block_when_all_of_it_is_acknowledged),
 	KUNIT_CASE(wire_is_woken_by_each_answer),
 	KUNIT_CASE(wire_refuses_pages_beyond_16_tib),
