@@ -479,6 +479,22 @@ static void worker_looks_again_before_it_gives(struct kunit *test)
 	test_expect_actual(test, 3 * FRAMES_64M);
 }
 
+/* What broke while it was waited for has not got what it asked for. */
+static void worker_hears_that_the_device_broke(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_verdict v = {};
+
+	test_resize_to(test, 15);
+	cancel_delayed_work_sync(&vb->size.work);
+	fake_host_set_budget(h, FAKE_DEFLATE, 0);
+	KUNIT_EXPECT_EQ(test, vbal_deflate_pfn(&vb->size, 15), 1);
+	virtio_break_device(&h->vdev);
+	KUNIT_EXPECT_EQ(test, vbal_inflate(&vb->size, 15, &v), -EIO);
+	test_unplug(test);
+}
+
 /* Compaction tells nobody when it puts a page back. */
 static void worker_comes_back_for_a_page_that_is_out(struct kunit *test)
 {
@@ -861,6 +877,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(worker_without_must_tell_host_does_not_wait),
 	KUNIT_CASE(worker_drains_deflate_before_inflate),
 	KUNIT_CASE(worker_looks_again_before_it_gives),
+	KUNIT_CASE(worker_hears_that_the_device_broke),
 	KUNIT_CASE(worker_comes_back_for_a_page_that_is_out),
 	KUNIT_CASE(oom_gives_back_without_the_host),
 	KUNIT_CASE(oom_leaves_what_is_on_its_way),
@@ -940,6 +957,39 @@ static void wire_takes_answers_out_of_order(struct kunit *test)
 	test_plug_bound(test);
 	test_resize_to(test, FRAMES_64M + 1);
 	test_resize_to(test, 77);
+}
+
+struct bystander {
+	struct wait_queue_entry entry;
+	unsigned int nr_woken;
+};
+
+static int bystander_woken(struct wait_queue_entry *entry, unsigned int mode,
+			   int flags, void *key)
+{
+	container_of(entry, struct bystander, entry)->nr_woken++;
+	return 0;
+}
+
+/* What one takes back may be what another waits for, and no interrupt follows. */
+static void wire_wakes_the_others_who_wait(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_vq *q = &vb->wire.q[VBAL_VQ_DEFLATE];
+	struct bystander other = {};
+
+	test_resize_to(test, 15);
+	cancel_delayed_work_sync(&vb->size.work);
+	KUNIT_EXPECT_EQ(test, vbal_deflate_pfn(&vb->size, 15), 1);
+	KUNIT_EXPECT_TRUE(test,
+			  fake_wait(READ_ONCE(h->q[FAKE_DEFLATE].nr_used)));
+	init_waitqueue_func_entry(&other.entry, bystander_woken);
+	add_wait_queue(&q->wait, &other.entry);
+	vbal_vq_reap(q);
+	remove_wait_queue(&q->wait, &other.entry);
+	KUNIT_EXPECT_GE(test, other.nr_woken, 1U);
+	test_resize_to(test, 0);
 }
 
 static void wire_says_that_the_device_is_broken(struct kunit *test)
@@ -1100,6 +1150,7 @@ static struct kunit_case wire_test_cases[] = {
 	KUNIT_CASE_PARAM(wire_fits_any_ring, ring_gen_params),
 	KUNIT_CASE(wire_ignores_used_lengths),
 	KUNIT_CASE(wire_takes_answers_out_of_order),
+	KUNIT_CASE(wire_wakes_the_others_who_wait),
 	KUNIT_CASE(wire_says_that_the_device_is_broken),
 	KUNIT_CASE(wire_counts_a_block_when_all_of_it_is_acknowledged),
 	KUNIT_CASE(wire_is_woken_by_each_answer),
@@ -1236,6 +1287,20 @@ static void hint_leaves_the_reserve(struct kunit *test)
 	KUNIT_EXPECT_LT(test, hint_pages(vb), 2UL * FRAMES_64M);
 }
 
+/* What came of the last round before a reset, the host has forgotten. */
+static void hint_begins_anew_after_a_reset(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, HINT);
+
+	test_plug_bound(test);
+	fake_host_set_hint_cmd(h, 7);
+	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(h->nr_cmds) == 2));
+	KUNIT_ASSERT_EQ(test, virtio_device_freeze(&h->vdev), 0);
+	KUNIT_ASSERT_EQ(test, virtio_device_restore(&h->vdev), 0);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_cmds) == 4));
+	KUNIT_EXPECT_EQ(test, h->cmds[2], 7U);
+}
+
 static void hint_done_without_a_round(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, HINT);
@@ -1355,6 +1420,7 @@ static struct kunit_case hint_test_cases[] = {
 	KUNIT_CASE(hint_makes_way_for_offlining),
 	KUNIT_CASE(hint_round_begins_and_ends),
 	KUNIT_CASE(hint_leaves_the_reserve),
+	KUNIT_CASE(hint_begins_anew_after_a_reset),
 	KUNIT_CASE(hint_done_without_a_round),
 	KUNIT_CASE(hint_keeps_pages_until_their_buffer_is_used),
 	KUNIT_CASE(hint_id_changes_in_a_round),

@@ -9,6 +9,7 @@
 #include <linux/err.h>
 #include <linux/fs.h>
 #include <linux/moduleparam.h>
+#include <linux/namei.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -257,6 +258,22 @@ static void debugfs_lists_how_often_what_took_how_long(struct kunit *test)
 	KUNIT_EXPECT_TRUE_MSG(test, strstr(text, shown), "not so:\n%s", text);
 }
 
+static void debugfs_goes_with_the_device(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct path found;
+	char path[64];
+
+	test_plug_bound(test);
+	snprintf(path, sizeof(path), "/sys/kernel/debug/vballoon/%s",
+		 dev_name(&h->vdev.dev));
+	if (kern_path(path, 0, &found))
+		kunit_skip(test, "debugfs is not mounted");
+	path_put(&found);
+	test_unplug(test);
+	KUNIT_EXPECT_EQ(test, kern_path(path, 0, &found), -ENOENT);
+}
+
 /* A line each, and the names of the columns. */
 static void debugfs_lists_each_resize_once(struct kunit *test)
 {
@@ -467,6 +484,7 @@ static struct kunit_case files_test_cases[] = {
 	KUNIT_CASE(debugfs_tells_what_happened),
 	KUNIT_CASE(debugfs_lists_how_often_what_took_how_long),
 	KUNIT_CASE(debugfs_lists_each_resize_once),
+	KUNIT_CASE(debugfs_goes_with_the_device),
 	KUNIT_CASE_PARAM(params_take_sense_and_refuse_nonsense,
 			 param_gen_params),
 	KUNIT_CASE_PARAM(param_and_host_choose_the_transfer,

@@ -410,6 +410,25 @@ static void make_room_hands_out_whole_blocks(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, vbal_reclaim_pop(r));
 }
 
+static void make_room_ends_when_there_is_enough(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	struct vbal_reclaim *r = &t->vp.reclaim;
+	gfp_t gfp = vbal_pages_gfp_block() | __GFP_DIRECT_RECLAIM;
+	unsigned int nr_blocks = 0;
+	struct page *page;
+
+	vbal_reclaim_make(r, 2 * VBAL_RECLAIM_PAGES, ULONG_MAX, gfp);
+	while ((page = vbal_reclaim_pop(r))) {
+		__free_pages(page, VBAL_RECLAIM_ORDER);
+		nr_blocks++;
+	}
+	KUNIT_EXPECT_GE(test, nr_blocks, 1U);
+	/* The helper may have been at its last call. */
+	KUNIT_EXPECT_LE(test, nr_blocks, 3U);
+	vbal_reclaim_stop(r);
+}
+
 static void largest_room_is_no_more_than_is_free(struct kunit *test)
 {
 	KUNIT_EXPECT_GT(test, vbal_reclaim_largest(), 0UL);
@@ -527,6 +546,7 @@ static void make_room_where_there_is_enough(struct kunit *test)
 
 static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(make_room_hands_out_whole_blocks),
+	KUNIT_CASE(make_room_ends_when_there_is_enough),
 	KUNIT_CASE(largest_room_is_no_more_than_is_free),
 	KUNIT_CASE(make_room_leaves_what_zones_need),
 	KUNIT_CASE(alloc_of_pieces_breaks_no_block),
