@@ -279,6 +279,26 @@ static void oom_gives_back_without_the_host(struct kunit *test)
 	fake_host_speak(h);
 }
 
+static void oom_gives_back_no_more_than_is_asked(struct kunit *test)
+{
+	struct vbal_dev *vb;
+	unsigned long freed;
+
+	test_host(test, RANGE);
+	vb = test_plug_bound(test);
+	test_resize_to(test, FRAMES_64M);
+	cancel_delayed_work_sync(&vb->size.work);
+	mutex_lock(&vb->size.oom_lock);
+	mutex_lock(&vb->size.move.lock);
+	freed = vbal_oom_deflate(&vb->size, FRAMES_64M / 2, jiffies);
+	mutex_unlock(&vb->size.move.lock);
+	mutex_unlock(&vb->size.oom_lock);
+	KUNIT_EXPECT_EQ(test, freed, FRAMES_64M / 2UL);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages),
+			FRAMES_64M - freed);
+	test_resize_to(test, 0);
+}
+
 static void oom_by_pfn_tells_the_host(struct kunit *test)
 {
 	struct vbal_dev *vb;
@@ -882,6 +902,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(oom_gives_back_without_the_host),
 	KUNIT_CASE(oom_leaves_what_is_on_its_way),
 	KUNIT_CASE(oom_with_nothing_held_yet_holds_off),
+	KUNIT_CASE(oom_gives_back_no_more_than_is_asked),
 	KUNIT_CASE(oom_by_pfn_tells_the_host),
 	KUNIT_CASE(oom_with_must_tell_host_and_silence),
 	KUNIT_CASE(oom_step_that_cannot_be_sent_holds_nobody_up),
