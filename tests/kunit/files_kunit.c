@@ -258,6 +258,21 @@ static void debugfs_lists_how_often_what_took_how_long(struct kunit *test)
 	KUNIT_EXPECT_TRUE_MSG(test, strstr(text, shown), "not so:\n%s", text);
 }
 
+static void debugfs_adds_up_each_phase(struct kunit *test)
+{
+	struct vbal_debug *d = kunit_kzalloc(test, sizeof(*d), GFP_KERNEL);
+	u64 first_ns;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, d);
+	vbal_debug_phase(d, VBAL_PHASE_HOST, ktime_get_ns() - NSEC_PER_SEC);
+	first_ns = d->phase_ns[VBAL_PHASE_HOST];
+	KUNIT_EXPECT_GE(test, first_ns, (u64)NSEC_PER_SEC);
+	vbal_debug_phase(d, VBAL_PHASE_HOST, ktime_get_ns() - NSEC_PER_SEC);
+	KUNIT_EXPECT_GE(test, d->phase_ns[VBAL_PHASE_HOST],
+			first_ns + NSEC_PER_SEC);
+	KUNIT_EXPECT_EQ(test, d->phase_ns[VBAL_PHASE_FREE], 0ULL);
+}
+
 static void debugfs_goes_with_the_device(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, PFN);
@@ -484,6 +499,7 @@ static struct kunit_case files_test_cases[] = {
 	KUNIT_CASE(debugfs_tells_what_happened),
 	KUNIT_CASE(debugfs_lists_how_often_what_took_how_long),
 	KUNIT_CASE(debugfs_lists_each_resize_once),
+	KUNIT_CASE(debugfs_adds_up_each_phase),
 	KUNIT_CASE(debugfs_goes_with_the_device),
 	KUNIT_CASE_PARAM(params_take_sense_and_refuse_nonsense,
 			 param_gen_params),
