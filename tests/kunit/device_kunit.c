@@ -358,6 +358,16 @@ static struct vbal_dev *plug_full_at_rest(struct kunit *test)
 	return vb;
 }
 
+/* Who reclaims cannot wait until the worker looks the next time. */
+static void worker_looks_when_reclaim_begins(struct kunit *test)
+{
+	struct vbal_dev *vb = plug_full_at_rest(test);
+
+	WRITE_ONCE(vb->size.retry_now, true);
+	vbal_size_reclaim_begins(&vb->size.guard);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!READ_ONCE(vb->size.retry_now)));
+}
+
 static void relieve_gives_back_below_the_target(struct kunit *test)
 {
 	struct vbal_dev *vb = plug_full_at_rest(test);
@@ -911,6 +921,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(oom_waits_for_the_last_step),
 	KUNIT_CASE(oom_counts_what_others_free),
 	KUNIT_CASE(freeze_and_restore_come_back_to_the_target),
+	KUNIT_CASE(worker_looks_when_reclaim_begins),
 	KUNIT_CASE(relieve_gives_back_below_the_target),
 	KUNIT_CASE(relieve_goes_on_in_the_next_slice),
 	KUNIT_CASE(relieve_counts_what_went_meanwhile),
