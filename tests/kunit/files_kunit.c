@@ -79,6 +79,15 @@ static void sysfs_shows_the_orders_that_blocks_have(struct kunit *test)
 			BIT(0) | GENMASK(VBAL_MAX_ORDER, VBAL_BLOCK_ORDER));
 }
 
+static void sysfs_names_each_feature_that_was_negotiated(struct kunit *test)
+{
+	test_host(test, QEMU | F(MUST_TELL_HOST) | F(FREE_PAGE_HINT));
+	test_plug_bound(test);
+	KUNIT_EXPECT_STREQ(
+		test, read_file(test, file_named("negotiated_features")),
+		"must-tell-host stats deflate-on-oom free-page-hint free-page-reporting\n");
+}
+
 static unsigned long number_in(struct kunit *test, const char *name)
 {
 	unsigned long value = 0;
@@ -492,6 +501,7 @@ static void worker_gives_back_under_pressure(struct kunit *test)
 static struct kunit_case files_test_cases[] = {
 	KUNIT_CASE(sysfs_files_can_all_be_read),
 	KUNIT_CASE(sysfs_shows_the_orders_that_blocks_have),
+	KUNIT_CASE(sysfs_names_each_feature_that_was_negotiated),
 	KUNIT_CASE(sysfs_counts_what_the_host_saw),
 	KUNIT_CASE_PARAM(sysfs_takes_sense_and_refuses_nonsense,
 			 write_gen_params),
