@@ -1448,8 +1448,24 @@ static void hint_makes_way_for_offlining(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fake_wait(!hint_pages(vb)));
 }
 
+static void hint_waits_until_memory_is_offline(struct kunit *test)
+{
+	struct notifier_block *nb;
+	struct vbal_dev *vb;
+
+	test_host(test, HINT);
+	vb = test_plug_bound(test);
+	nb = &vb->hint.memory_nb;
+	nb->notifier_call(nb, MEM_GOING_OFFLINE, NULL);
+	nb->notifier_call(nb, MEM_ONLINE, NULL);
+	KUNIT_EXPECT_TRUE(test, READ_ONCE(vb->hint.offlining));
+	nb->notifier_call(nb, MEM_OFFLINE, NULL);
+	KUNIT_EXPECT_FALSE(test, READ_ONCE(vb->hint.offlining));
+}
+
 static struct kunit_case hint_test_cases[] = {
 	KUNIT_CASE(hint_makes_way_for_offlining),
+	KUNIT_CASE(hint_waits_until_memory_is_offline),
 	KUNIT_CASE(hint_round_begins_and_ends),
 	KUNIT_CASE(hint_leaves_the_reserve),
 	KUNIT_CASE(hint_begins_anew_after_a_reset),
