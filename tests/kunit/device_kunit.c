@@ -871,12 +871,11 @@ static bool has_waiter(struct mutex *mutex)
 static void worker_waits_for_who_holds(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, RANGE);
-	struct waiter w = { .c = test->param_value };
-	struct mutex *mutex;
+	struct waiter w = { .c = test->param_value,
+			    .vb = test_plug_bound(test) };
+	struct mutex *mutex = (void *)w.vb + w.c->mutex;
 	unsigned int nr_resets;
 
-	w.vb = test_plug_bound(test);
-	mutex = (void *)w.vb + w.c->mutex;
 	if (w.c->down)
 		vbal_disconnect(w.vb);
 	nr_resets = READ_ONCE(h->nr_resets);
@@ -1299,6 +1298,7 @@ static void hint_round_begins_and_ends(struct kunit *test)
 	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(h->nr_cmds) == 2));
 	KUNIT_EXPECT_EQ(test, h->cmds[0], 0x80000000U);
 	KUNIT_EXPECT_EQ(test, h->cmds[1], (u32)VIRTIO_BALLOON_CMD_ID_STOP);
+	KUNIT_EXPECT_EQ(test, vb->hint.nr_rounds, 1UL);
 	KUNIT_EXPECT_GT(test, h->nr_hinted, 0UL);
 	KUNIT_EXPECT_GT(test, hint_pages(vb), 0UL);
 	fake_host_set_hint_cmd(h, VIRTIO_BALLOON_CMD_ID_DONE);
