@@ -344,6 +344,18 @@ static void freeze_and_restore_come_back_to_the_target(struct kunit *test)
 	test_expect_actual(test, FRAMES_64M + 3);
 }
 
+static void restore_says_that_it_failed(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+
+	test_plug_bound(test);
+	KUNIT_ASSERT_EQ(test, virtio_device_freeze(&h->vdev), 0);
+	h->fail_queue = FAKE_DEFLATE;
+	KUNIT_EXPECT_EQ(test, virtio_device_restore(&h->vdev), -EIO);
+	h->fail_queue = -1;
+	test_unplug(test);
+}
+
 /* Without DEFLATE_ON_OOM the size worker rests then: nobody wakes it. */
 static struct vbal_dev *plug_full_at_rest(struct kunit *test)
 {
@@ -920,6 +932,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(oom_waits_for_the_last_step),
 	KUNIT_CASE(oom_counts_what_others_free),
 	KUNIT_CASE(freeze_and_restore_come_back_to_the_target),
+	KUNIT_CASE(restore_says_that_it_failed),
 	KUNIT_CASE(worker_looks_when_reclaim_begins),
 	KUNIT_CASE(relieve_gives_back_below_the_target),
 	KUNIT_CASE(relieve_goes_on_in_the_next_slice),
