@@ -1022,10 +1022,14 @@ static void wire_wakes_the_others_who_wait(struct kunit *test)
 	struct vbal_dev *vb = test_plug_bound(test);
 	struct vbal_vq *q = &vb->wire.q[VBAL_VQ_DEFLATE];
 	struct bystander other = {};
+	int nr_notified;
 
 	test_resize_to(test, 15);
 	cancel_delayed_work_sync(&vb->size.work);
+	nr_notified = atomic_read(&h->q[FAKE_DEFLATE].nr_notified);
 	KUNIT_EXPECT_EQ(test, vbal_deflate_pfn(&vb->size, 15), 1);
+	KUNIT_EXPECT_GT(test, atomic_read(&h->q[FAKE_DEFLATE].nr_notified),
+			nr_notified);
 	KUNIT_EXPECT_TRUE(test,
 			  fake_wait(READ_ONCE(h->q[FAKE_DEFLATE].nr_used)));
 	init_waitqueue_func_entry(&other.entry, bystander_woken);
