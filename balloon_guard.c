@@ -27,6 +27,7 @@
 #include <linux/kernel.h>
 #include <linux/log2.h>
 #include <linux/math64.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/mmzone.h>
 #include <linux/module.h>
@@ -459,11 +460,41 @@ static void vbal_guard_count_missed(struct vbal_signals *s)
 	s->missed[VBAL_ACTIVATED] = max(activated, restored);
 }
 
-/* Read more than once: no proof that it is still in use, but all that is known. */
+#ifdef CONFIG_LRU_GEN
+/* Switched on or off for all control groups and nodes alike, so one will do. */
+static bool vbal_lru_is_generational(void)
+{
+	struct lruvec *lruvec = &NODE_DATA(numa_mem_id())->__lruvec;
+	bool enabled;
+
+	rcu_read_lock();
+#ifdef CONFIG_MEMCG
+	if (!mem_cgroup_disabled())
+		lruvec = &mem_cgroup_from_task(current)
+				  ->nodeinfo[numa_mem_id()]
+				  ->lruvec;
+#endif
+	enabled = READ_ONCE(lruvec->lrugen.enabled);
+	rcu_read_unlock();
+	return enabled;
+}
+#else
+static bool vbal_lru_is_generational(void)
+{
+	return false;
+}
+#endif
+
+/*
+ * Read more than once: no proof that it is still in use, but all that is known. A
+ * multi-generational LRU does not tell even that: what is read lies in its oldest
+ * generation, however often.
+ */
 static bool vbal_guard_cache_is_active(void)
 {
-	return global_node_page_state(NR_ACTIVE_FILE) >
-	       global_node_page_state(NR_INACTIVE_FILE);
+	return vbal_lru_is_generational() ||
+	       global_node_page_state(NR_ACTIVE_FILE) >
+		       global_node_page_state(NR_INACTIVE_FILE);
 }
 
 static unsigned long vbal_guard_cache(void)

@@ -19,6 +19,7 @@ from vbalpressure import (BALLOON, CHUNK_MIB, MIB, PAGE_BYTES, Reader, Recorder,
 pytestmark = pytest.mark.stock
 
 TARGET_BYTES = 256 * MIB
+LRU_GEN = "/sys/kernel/mm/lru_gen/enabled"
 # A fifth of what 300 MiB would be: some pages go before the balloon has given any back.
 SWAP_STORM_PAGES = 300 * MIB // PAGE_BYTES // 5
 
@@ -75,10 +76,12 @@ def test_working_set_that_fits_is_spared(lab, deflate_on_oom):
 
 
 @pytest.mark.parametrize("deflate_on_oom", ["on", "off"])
-def test_page_cache_in_use_is_not_thrashed(lab, deflate_on_oom):
+@pytest.mark.parametrize("lru", ["lists", "generations"])
+def test_page_cache_in_use_is_not_thrashed(lab, deflate_on_oom, lru):
     """Files that are read all the time stay cached, although they could be dropped."""
     with disk(300) as files, \
             pressed(lab, deflate_on_oom, swap_mib=512, extra_qemu=files) as guest:
+        guest.check(f"echo {'y' if lru == 'generations' else 'n'} >{LRU_GEN}")
         reader = Reader(guest, "/dev/vdb", 300)
         reader.start()
         reader.wait_rounds(3)
