@@ -19,7 +19,7 @@ from vbalguest import Guest, Kernel, build_module  # noqa: E402
 from vbalguest.cache import cache_dir  # noqa: E402
 from vbalguest.image import build_image  # noqa: E402
 from vbalguest.kernels import tool  # noqa: E402
-from vbaltree import Tree, build_debs, version_key  # noqa: E402
+from vbaltree import Tree, build_debs, own_suite, version_key  # noqa: E402
 
 ALIAS = "virtio:d00000005v00001AF4"
 SIZE = 100 * MIB + 5 * FRAME
@@ -33,11 +33,12 @@ pytestmark = pytest.mark.stock
 
 
 class DebianSystem:
-    """A Debian 12 with the stock kernel, its headers and DKMS, in a folder."""
+    """A Debian with the stock kernel, its headers and DKMS, in a folder."""
 
     def __init__(self):
-        path = cache_dir("trees") / "bookworm-packages"
-        self.tree = Tree("bookworm", path=path).make(
+        suite = own_suite()
+        path = cache_dir("trees") / f"{suite}-packages"
+        self.tree = Tree(suite, path=path).make(
             "linux-image-amd64", "linux-headers-amd64", "dkms", "initramfs-tools", "udev", "kmod",
             "busybox", "zstd", "python3-rich")
         releases = [folder.name for folder in (path / "lib/modules").iterdir()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Disks with a Debian 12 on them, and guests that boot one: its own kernel, initramfs, systemd.
+"""Disks with a Debian on them, and guests that boot one: its own kernel, initramfs, systemd.
 
 A disk is made from a Debian tree (vbaltree.py) with vballoon-dkms installed, once for each state
 of the package and of the tree. Each guest has a copy, which is gone with it.
@@ -14,7 +14,7 @@ from vbalguest import Guest, GuestError, Kernel
 from vbalguest.cache import cache_dir, drop_old, file_hash, hash_of, locked
 from vbalguest.image import ROOTFS
 from vbalguest.kernels import tool
-from vbaltree import Tree, version_key
+from vbaltree import Tree, own_suite, version_key
 
 PACKAGES = ("systemd-sysv", "udev", "kmod", "linux-image-amd64", "linux-headers-amd64", "dkms",
             "openssl", "initramfs-tools", "dracut-core", "zstd", "mokutil")
@@ -52,7 +52,8 @@ class Debian:
     """The tree that disks are made from, and its disks and initramfs, in the cache."""
 
     def __init__(self, deb):
-        self.tree = Tree("bookworm", path=cache_dir("trees") / "bookworm-boot").make(*PACKAGES)
+        suite = own_suite()
+        self.tree = Tree(suite, path=cache_dir("trees") / f"{suite}-boot").make(*PACKAGES)
         releases = [folder.name for folder in (self.tree.path / "lib/modules").iterdir()]
         self.release = sorted(releases, key=version_key)[-1]
         self.deb = deb

@@ -7,6 +7,7 @@ installed on this machine, and no service of it is ever started.
 
 import contextlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -26,6 +27,11 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HO
                "DEBIAN_FRONTEND": "noninteractive",
                # a tree never boots by itself: no initramfs for each of its kernels
                "INITRD": "No"}
+
+
+def own_suite():
+    """Return the Debian release of this machine; packages that are built here are for it."""
+    return platform.freedesktop_os_release().get("VERSION_CODENAME", "bookworm")
 
 
 class Tree:
