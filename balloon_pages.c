@@ -491,20 +491,26 @@ static unsigned long vbal_run_length(struct page *page, struct list_head *pages)
 
 /*
  * Make one block of single pages again. Somebody who walks over memory may have
- * a reference to one for a moment; then nothing comes of it.
+ * a reference to one for a moment; then nothing comes of it. Who comes later no
+ * longer takes them for pages that can move: what is in their private field is
+ * not the balloon's device any more.
  */
 static bool vbal_block_join(struct page *page, unsigned int order)
 {
 	unsigned long i;
 
-	for (i = 1; i < 1UL << order; i++)
+	for (i = 0; i < 1UL << order; i++)
 		if (!page_ref_freeze(page + i, 1))
 			break;
-	if (i == 1UL << order)
-		return true;
-	while (--i)
-		page_ref_unfreeze(page + i, 1);
-	return false;
+	if (i < 1UL << order) {
+		while (i--)
+			page_ref_unfreeze(page + i, 1);
+		return false;
+	}
+	while (i--)
+		vbal_balloon_page_unmark(page + i);
+	page_ref_unfreeze(page, 1);
+	return true;
 }
 
 /* The first pages of @pages become a block: as large as run and place allow. */

@@ -141,6 +141,17 @@ static inline void vbal_mod_balloon_pages(struct page *page, long nr_pages)
 }
 
 /*
+ * v7.0: the core leaves it to the allocator to take the mark off its pages, which
+ * does so with the first page of a block only. Only while nobody can have a
+ * reference: with the mark a page goes by what is in its private field.
+ */
+static inline void vbal_balloon_page_unmark(struct page *page)
+{
+	if (PageOffline(page))
+		__ClearPageOffline(page);
+}
+
+/*
  * v7.0: the core puts the new page on the list and lets go of the old one.
  * CONFIG_BALLOON_MIGRATION is the new name of CONFIG_BALLOON_COMPACTION; without
  * either the core never calls a driver's migratepage.
