@@ -143,6 +143,7 @@ static struct page *vbal_hint_alloc(struct vbal_hint *h, unsigned long spare)
 		if (spare >> h->order)
 			page = alloc_pages(gfp, h->order);
 		if (page) {
+			trace_vbal_block_alloc(page_to_pfn(page), h->order);
 			set_page_private(page, h->order);
 			return page;
 		}
