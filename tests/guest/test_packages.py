@@ -259,8 +259,8 @@ def test_early_inflation_in_an_initramfs(system, debs, tmp_path):
 
 
 def balloon_files(system, initrd):
-    """What of balloon drivers an initramfs holds."""
-    return set(re.findall(r"(?:modprobe\.d/)?\w*balloon\.(?:ko|conf)$",
+    """What of balloon drivers an initramfs holds. Debian 13 compresses modules."""
+    return set(re.findall(r"((?:modprobe\.d/)?\w*balloon\.(?:ko|conf))(?:\.xz)?$",
                           system.run("lsinitramfs", initrd), re.MULTILINE))
 
 

@@ -211,6 +211,8 @@ class DebianGuest(Guest):
     def wait_boot(self):
         """Wait until it takes commands and systemd has started all that it will."""
         super().wait_boot()
+        # since Debian 13 systemd has started all before udev has looked at all devices
+        self.check("udevadm settle --timeout=300", 360)
         self.run("systemctl is-system-running --wait", 300)
 
     def reboot(self):
