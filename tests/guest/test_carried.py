@@ -30,12 +30,20 @@ def begin(guest, size):
 
 
 def stop_between(guest, start, end):
-    """Stop the machine when its balloon is between two sizes."""
+    """Let the machine run, a moment at a time, until its balloon is between two sizes."""
+    def moved():
+        for _ in range(20):
+            guest.qmp("cont")
+            guest.qmp("stop")
+            if guest.inflated_bytes() != start:
+                return True
+        return False
+
     def caught():
-        guest.inflate(end)
-        guest.wait_for(lambda: guest.inflated_bytes() != start, 120, "the balloon to move")
         guest.qmp("stop")
-        if start != guest.inflated_bytes() != end:
+        guest.inflate(end)
+        guest.wait_for(moved, 120, "the balloon to move")
+        if guest.inflated_bytes() != end:
             return True
         # too late: once more
         guest.qmp("cont")
