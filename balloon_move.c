@@ -7,12 +7,16 @@
  * queue has it, and the new one is nobody's: only before it is given back again
  * does the host have to have seen it, and vbal_move_wait() is for that. With
  * MUST_TELL_HOST the host is asked first: then a page moves only for those who
- * can wait.
+ * can wait. And who needs just this page gone (MIGRATE_SYNC: a page of 1 GiB, CMA,
+ * memory going offline) would try ten times within microseconds, and give up the
+ * area; so it is kept a moment while too much is on its way.
  */
 #include "balloon_move.h"
 
+#include <linux/freezer.h>
 #include <linux/migrate.h>
 #include <linux/scatterlist.h>
+#include <linux/sched/signal.h>
 
 static void vbal_move_reap(struct vbal_move *move)
 {
@@ -161,21 +165,57 @@ static int vbal_move_exchange(struct vbal_move *move, enum vbal_mode mode,
 	return ret ?: vbal_move_tell(move, slot);
 }
 
+/* How long a page is kept waiting; after that none is, for five times as long. */
+#define VBAL_MOVE_WAIT_MS 1000
+
+/*
+ * Not while somebody is out of memory or wants to go on, and not again and again
+ * for a host that is silent.
+ */
+static bool vbal_move_pause(struct vbal_move *move, u64 end_ms)
+{
+	u64 now_ms = vbal_now_ms();
+
+	if (READ_ONCE(move->wanted) || now_ms < READ_ONCE(move->rest_end_ms) ||
+	    fatal_signal_pending(current) || freezing(current))
+		return false;
+	if (now_ms > end_ms) {
+		WRITE_ONCE(move->rest_end_ms, now_ms + 5 * VBAL_MOVE_WAIT_MS);
+		return false;
+	}
+	schedule_timeout_idle(1);
+	return true;
+}
+
+static int vbal_move_try(struct vbal_move *move, enum vbal_mode mode,
+			 struct page *newpage, struct page *page)
+{
+	int ret;
+
+	if (READ_ONCE(move->wanted) || !mutex_trylock(&move->lock))
+		return -EAGAIN;
+	ret = vbal_move_exchange(move, mode, newpage, page);
+	mutex_unlock(&move->lock);
+	return ret;
+}
+
 /* Called with both pages locked; the old one is isolated. */
 static int vbal_move_page(struct vbal_pages *vp, enum vbal_mode mode,
 			  struct page *newpage, struct page *page,
-			  bool may_wait)
+			  enum migrate_mode how)
 {
+	u64 end_ms = vbal_now_ms() + VBAL_MOVE_WAIT_MS;
 	struct vbal_move *move = vp->migrate_arg;
 	int ret;
 
 	if (vbal_wire_has(move->wire, VIRTIO_BALLOON_F_MUST_TELL_HOST) &&
-	    !may_wait)
+	    how == MIGRATE_ASYNC)
 		return -EAGAIN;
-	if (!mutex_trylock(&move->lock))
-		return -EAGAIN;
-	ret = vbal_move_exchange(move, mode, newpage, page);
-	mutex_unlock(&move->lock);
+	do
+		ret = vbal_move_try(move, mode, newpage, page);
+	while ((ret == -EAGAIN || ret == -ENOSPC) && how == MIGRATE_SYNC &&
+	       vbal_life_is_up(&move->wire->life) &&
+	       vbal_move_pause(move, end_ms));
 	return ret ? -EAGAIN : 0;
 }
 

@@ -89,8 +89,7 @@ static int vbal_pages_migrate(struct balloon_dev_info *bdi,
 	struct vbal_bag *bag = container_of(bdi, struct vbal_bag, singles);
 	struct vbal_pages *vp =
 		container_of(bag - bag->mode, struct vbal_pages, bag[0]);
-	int ret = vp->migrate(vp, bag->mode, newpage, page,
-			      mode != MIGRATE_ASYNC);
+	int ret = vp->migrate(vp, bag->mode, newpage, page, mode);
 
 	if (!ret)
 		vbal_pages_migrated(vp, bdi, newpage, page);

@@ -817,15 +817,18 @@ static bool vbal_oom_may_give(struct vbal_size *size)
  */
 static bool vbal_oom_stop_moves(struct vbal_size *size, unsigned long end)
 {
-	for (;;) {
-		if (mutex_trylock(&size->move.lock)) {
-			if (vbal_move_done(&size->move))
-				return true;
+	bool stopped = false;
+
+	WRITE_ONCE(size->move.wanted, true);
+	do {
+		if (!mutex_trylock(&size->move.lock))
+			continue;
+		stopped = vbal_move_done(&size->move);
+		if (!stopped)
 			mutex_unlock(&size->move.lock);
-		}
-		if (!vbal_oom_pause(end))
-			return false;
-	}
+	} while (!stopped && vbal_oom_pause(end));
+	WRITE_ONCE(size->move.wanted, false);
+	return stopped;
 }
 
 static unsigned long vbal_oom_relieve(struct vbal_size *size, u64 now_ms)

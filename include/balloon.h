@@ -33,8 +33,9 @@
  *   page reporting   the kernel's work; waits for the host only.
  *   OOM notifier     in reclaim: allocates nothing, waits for no host (with
  *                    MUST_TELL_HOST: a moment), trylock only.
- *   migration        page lock held: trylock only, waits for nobody (with
- *                    MUST_TELL_HOST: for a host that is not silent).
+ *   migration        page lock held: trylock only; waits for nobody, but with
+ *                    MIGRATE_SYNC a second at most (with MUST_TELL_HOST: for a
+ *                    host that is not silent).
  *   remove, freeze,  one at a time (device lock, or vbal_dev.life_lock).
  *     reboot, reset
  *

@@ -35,11 +35,15 @@ struct vbal_move_slot {
  * struct vbal_move - ballooned pages that make way for others
  * @wire: the way to the host
  * @lock: held while a page moves (trylock), and by whoever picks pages
+ * @wanted: somebody who is out of memory tries to have @lock: no page moves
+ * @rest_end_ms: until then no page is kept waiting
  * @slot: moves whose buffers the host may have; under @lock
  */
 struct vbal_move {
 	struct vbal_wire *wire;
 	struct mutex lock;
+	bool wanted;
+	u64 rest_end_ms;
 	struct vbal_move_slot slot[VBAL_NR_MOVES];
 };
 

@@ -4,6 +4,7 @@
 
 #include <linux/gfp.h>
 #include <linux/list.h>
+#include <linux/migrate_mode.h>
 #include <linux/mm.h>
 #include <linux/mmzone.h>
 #include <linux/sizes.h>
@@ -78,7 +79,9 @@ struct vbal_bag {
  *	or the host
  * @nr_held: pages in all bags. Read anywhere, changed by hold and free
  * @migrate: exchanges a held page for another at the host; both are locked.
- *	0, or -EAGAIN: not now, or not without waiting. Constant
+ *	Only with MIGRATE_SYNC it waits for a host that has too much to do; with
+ *	MUST_TELL_HOST also with MIGRATE_SYNC_LIGHT. 0, or -EAGAIN: not now, or
+ *	not without waiting. Constant
  * @migrate_arg: for @migrate
  * @adjust_managed: ballooned pages leave MemTotal (DEFLATE_ON_OOM not
  *	negotiated); constant after probe
@@ -95,7 +98,8 @@ struct vbal_bag {
  */
 struct vbal_pages {
 	int (*migrate)(struct vbal_pages *vp, enum vbal_mode mode,
-		       struct page *newpage, struct page *page, bool may_wait);
+		       struct page *newpage, struct page *page,
+		       enum migrate_mode how);
 	void *migrate_arg;
 	struct vbal_bag bag[VBAL_NR_MODES];
 	spinlock_t lock;

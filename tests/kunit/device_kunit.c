@@ -607,6 +607,157 @@ static void migration_waits_for_a_page_that_moved_in(struct kunit *test)
 	test_resize_to(test, 0);
 }
 
+/* Places to move to; a page that has just moved away is none. */
+static struct page *spare_pages(struct kunit *test)
+{
+	struct page *pages = alloc_pages(GFP_HIGHUSER_MOVABLE, 7);
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, pages);
+	split_page(pages, 7);
+	return pages;
+}
+
+static void put_spare_pages(struct page *pages)
+{
+	unsigned int i;
+
+	for (i = 0; i < 128; i++)
+		put_page(pages + i);
+}
+
+/* Move the page that has been in the balloon longest. */
+static int exchange_oldest(struct vbal_dev *vb, enum vbal_mode mode,
+			   struct page *newpage, enum migrate_mode how)
+{
+	struct balloon_dev_info *bdi = &vb->size.pages.bag[mode].singles;
+	struct page *page = list_last_entry(&bdi->pages, struct page, lru);
+
+	get_page(page);
+	lock_page(page);
+	return test_exchange_locked_page(page, newpage, how);
+}
+
+struct late_host {
+	struct delayed_work work;
+	struct fake_host *h;
+};
+
+static void late_host_speaks(struct work_struct *work)
+{
+	fake_host_speak(
+		container_of(to_delayed_work(work), struct late_host, work)->h);
+}
+
+struct room_case {
+	const char *name;
+	u64 features;
+	enum vbal_mode mode;
+	unsigned int ring_size;
+	unsigned int nr_moves;
+};
+
+static const struct room_case room_cases[] = {
+	{ "pfn", PFN, VBAL_MODE_PFN, 256, VBAL_NR_MOVES },
+	{ "range", RANGE, VBAL_MODE_RANGE, 256, VBAL_NR_MOVES },
+	{ "pfn, a small ring", PFN, VBAL_MODE_PFN, 16, 16 },
+	{ "range, a small ring", RANGE, VBAL_MODE_RANGE, 16, 16 },
+};
+
+static void room_case_desc(const struct room_case *c, char *desc)
+{
+	strscpy(desc, c->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(room, room_cases, room_case_desc);
+
+/* Who needs just this page gone, as for a page of 1 GiB, waits until it can go. */
+static void migration_waits_while_many_are_on_their_way(struct kunit *test)
+{
+	const struct room_case *c = test->param_value;
+	struct late_host late = { .h = test_host(test, c->features) };
+	struct page *spare = spare_pages(test);
+	struct vbal_dev *vb;
+	unsigned int i;
+
+	late.h->ring_size[FAKE_INFLATE] = c->ring_size;
+	late.h->ring_size[FAKE_DEFLATE] = c->ring_size;
+	late.h->ring_size[FAKE_REPORT] = c->ring_size;
+	vb = test_plug_bound(test);
+	test_resize_to(test, 127);
+	fake_host_silence(late.h);
+	for (i = 0; i < c->nr_moves; i++)
+		KUNIT_EXPECT_EQ(test,
+				exchange_oldest(vb, c->mode, spare + i,
+						MIGRATE_ASYNC),
+				0);
+	KUNIT_EXPECT_EQ(test,
+			exchange_oldest(vb, c->mode, spare + i,
+					MIGRATE_SYNC_LIGHT),
+			-EAGAIN);
+	INIT_DELAYED_WORK_ONSTACK(&late.work, late_host_speaks);
+	schedule_delayed_work(&late.work, HZ / 10);
+	KUNIT_EXPECT_EQ(
+		test, exchange_oldest(vb, c->mode, spare + i, MIGRATE_SYNC), 0);
+	flush_delayed_work(&late.work);
+	destroy_delayed_work_on_stack(&late.work);
+	put_spare_pages(spare);
+	test_resize_to(test, 0);
+}
+
+/* But not for one that answers nothing, and not with the device's life. */
+static void migration_gives_up_on_a_silent_host(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct page *spare = spare_pages(test);
+	struct vbal_dev *vb;
+	unsigned int i;
+
+	h->ring_size[FAKE_INFLATE] = 256;
+	h->ring_size[FAKE_DEFLATE] = 256;
+	vb = test_plug_bound(test);
+	test_resize_to(test, 127);
+	fake_host_silence(h);
+	for (i = 0; i < VBAL_NR_MOVES; i++)
+		exchange_oldest(vb, VBAL_MODE_PFN, spare + i, MIGRATE_SYNC);
+	KUNIT_EXPECT_EQ(test,
+			exchange_oldest(vb, VBAL_MODE_PFN, spare + i,
+					MIGRATE_SYNC),
+			-EAGAIN);
+	KUNIT_EXPECT_EQ(test, h->nr_resets, 0U);
+	/* The next one is not kept waiting. */
+	KUNIT_EXPECT_GT(test, vb->size.move.rest_end_ms, vbal_now_ms());
+	fake_host_speak(h);
+	put_spare_pages(spare);
+	test_resize_to(test, 0);
+}
+
+/* The OOM notifier needs to know whose the pages are. */
+static void migration_does_not_wait_while_memory_is_short(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct page *spare = spare_pages(test);
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_move *move = &vb->size.move;
+
+	test_resize_to(test, 127);
+	fake_host_silence(h);
+	KUNIT_EXPECT_EQ(test,
+			exchange_oldest(vb, VBAL_MODE_PFN, spare, MIGRATE_SYNC),
+			0);
+	mutex_lock(&move->lock);
+	WRITE_ONCE(move->wanted, true);
+	KUNIT_EXPECT_EQ(test,
+			exchange_oldest(vb, VBAL_MODE_PFN, spare + 1,
+					MIGRATE_SYNC),
+			-EAGAIN);
+	KUNIT_EXPECT_EQ(test, move->rest_end_ms, 0ULL);
+	WRITE_ONCE(move->wanted, false);
+	mutex_unlock(&move->lock);
+	fake_host_speak(h);
+	put_spare_pages(spare);
+	test_resize_to(test, 0);
+}
+
 /* The new page could be one that is still on its way back. */
 static void migration_waits_for_deflated_pages(struct kunit *test)
 {
@@ -940,6 +1091,10 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(relieve_ends_when_the_host_wins),
 	KUNIT_CASE(reboot_resets_the_device),
 	KUNIT_CASE_PARAM(migration_exchanges_a_page, migration_gen_params),
+	KUNIT_CASE_PARAM(migration_waits_while_many_are_on_their_way,
+			 room_gen_params),
+	KUNIT_CASE(migration_gives_up_on_a_silent_host),
+	KUNIT_CASE(migration_does_not_wait_while_memory_is_short),
 	KUNIT_CASE_PARAM(migration_waits_for_a_page_that_moved_in,
 			 migration_gen_params),
 	KUNIT_CASE(migration_waits_for_deflated_pages),
@@ -1110,7 +1265,7 @@ static void wire_refuses_pages_beyond_16_tib(struct kunit *test)
 	vb = test_plug_bound(test);
 	ret = vb->size.pages.migrate(&vb->size.pages, VBAL_MODE_PFN,
 				     pfn_to_page(1ULL << 32), pfn_to_page(1),
-				     true);
+				     MIGRATE_SYNC);
 	KUNIT_EXPECT_EQ(test, ret, -EAGAIN);
 	KUNIT_EXPECT_EQ(test, vbal_wire_in_flight(&vb->wire, VBAL_VQ_INFLATE),
 			0U);

@@ -253,7 +253,7 @@ static void migrate_one(struct kunit *test, struct vbal_dev *vb)
 	if (page && newpage && vbal_life_now(&vb->wire.life) != VBAL_LIFE_UP)
 		KUNIT_EXPECT_EQ(test,
 				vp->migrate(vp, VBAL_MODE_PFN, newpage, page,
-					    true),
+					    MIGRATE_SYNC),
 				-EAGAIN);
 	if (newpage)
 		__free_page(newpage);
