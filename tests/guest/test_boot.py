@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Never without a balloon: who has it after a boot, with systemd and Debian's own kernel."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -91,7 +92,9 @@ def test_boots_with_virtio_balloon_when_the_kernel_refuses_the_signature(debian)
         status, said = guest.run(f"{TAKEOVER} vballoon")
         assert status
         assert "stays as it is" in said
-        assert "Loading of unsigned module is rejected" in guest.dmesg()
+        # Debian 13's dkms signs by itself, with a key that nobody has enrolled
+        assert re.search("Loading of (unsigned module|module with unavailable key) is rejected",
+                         guest.dmesg())
         check_works(guest, "virtio_balloon")
 
 
