@@ -1859,38 +1859,38 @@ static void hostile_uses_buffers_twice(struct kunit *test)
 	KUNIT_EXPECT_GE(test, vb->nr_recoveries, 1U);
 }
 
-/* Nobody waits at its queue then, and with an empty balloon nobody looks. */
-static void hostile_answers_twice_at_rest(struct kunit *test)
+/*
+ * The host's fault breaks the statistics queue while the driver is at rest: nobody
+ * waits at it then, and with an empty balloon nobody looks.
+ */
+static void break_at_rest(struct kunit *test, struct fake_host *h, bool *fault)
 {
 	struct device_test *t = test->priv;
-	struct fake_host *h = test_host(test, F(STATS_VQ));
 	struct vbal_dev *vb = test_plug_bound(test);
 
 	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(h->nr_stats) == 1));
 	t->may_break = true;
-	WRITE_ONCE(h->twice, true);
+	WRITE_ONCE(*fault, true);
 	KUNIT_ASSERT_TRUE(test, fake_host_ask_stats(h));
 	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_resets)));
-	WRITE_ONCE(h->twice, false);
+	WRITE_ONCE(*fault, false);
 	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->nr_recoveries)));
 	test_resize_to(test, FRAMES_2M);
+}
+
+static void hostile_answers_twice_at_rest(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, F(STATS_VQ));
+
+	break_at_rest(test, h, &h->twice);
 }
 
 /* As the ccw transport says of a device that is being taken away. */
 static void hostile_hears_nothing_at_rest(struct kunit *test)
 {
-	struct device_test *t = test->priv;
 	struct fake_host *h = test_host(test, F(STATS_VQ));
-	struct vbal_dev *vb = test_plug_bound(test);
 
-	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(h->nr_stats) == 1));
-	t->may_break = true;
-	WRITE_ONCE(h->deaf, true);
-	KUNIT_ASSERT_TRUE(test, fake_host_ask_stats(h));
-	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_resets)));
-	WRITE_ONCE(h->deaf, false);
-	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->nr_recoveries)));
-	test_resize_to(test, FRAMES_2M);
+	break_at_rest(test, h, &h->deaf);
 }
 
 enum stage {
