@@ -5,6 +5,7 @@ The machine is stopped between two sizes, with requests in the rings; where it g
 knows nothing of that, and has to arrive to the page.
 """
 
+import contextlib
 import subprocess
 
 import pytest
@@ -68,12 +69,18 @@ def check(guest, before_kb, summed, size):
     guest.check_clean()
 
 
+@contextlib.contextmanager
+def two_places(lab, size):
+    """Yield a guest with a balloon of that size, where it can go to, and what must survive."""
+    with lab.fresh(**OPTIONS, name="source", load=False) as source, \
+            lab.fresh(**OPTIONS, name="target", incoming=True) as target:
+        yield source, target, begin(source, size)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_migration_on_the_way(lab, way):
     start, end = WAYS[way]
-    with lab.fresh(**OPTIONS, name="source", load=False) as source, \
-            lab.fresh(**OPTIONS, name="target", incoming=True) as target:
-        known = begin(source, start)
+    with two_places(lab, start) as (source, target, known):
         stop_between(source, start, end)
         source.migrate_to(target, stopped=True)
         source.close()
@@ -86,9 +93,7 @@ def test_migration_on_the_way(lab, way):
 def test_postcopy_on_the_way(lab, way):
     """The machine runs at its new place before its memory is there, and the balloon moves."""
     start, end = WAYS[way]
-    with lab.fresh(**OPTIONS, name="source", load=False) as source, \
-            lab.fresh(**OPTIONS, name="target", incoming=True) as target:
-        known = begin(source, start)
+    with two_places(lab, start) as (source, target, known):
         # slow enough for the balloon to move meanwhile
         source.qmp("migrate-set-parameters", **{"max-bandwidth": 16 * MIB,
                                                 "max-postcopy-bandwidth": 32 * MIB})
