@@ -62,5 +62,5 @@ def test_nodes_stay_level(lab, transfer):
                 f"at {size // MIB} MiB: free {free_kb} of {before_kb}"
         blocks = [line.split()[-1] for line in
                   guest.check("grep -E 'Normal|DMA32' /proc/buddyinfo").splitlines()]
-        assert any(map(int, blocks))
+        assert len(blocks) == 2 and all(map(int, blocks)), blocks
         balloon.resize(0)
