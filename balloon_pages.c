@@ -493,11 +493,18 @@ static unsigned long vbal_run_length(struct page *page, struct list_head *pages)
  * a reference to one for a moment; then nothing comes of it. Who comes later no
  * longer takes them for pages that can move: what is in their private field is
  * not the balloon's device any more.
+ *
+ * Not while memory goes offline: for a moment they have their mark and nobody
+ * has a reference, which there is as good as free.
  */
-static bool vbal_block_join(struct page *page, unsigned int order)
+static bool vbal_block_join(struct vbal_pages *vp, struct page *page,
+			    unsigned int order)
 {
 	unsigned long i;
 
+	lockdep_assert_held(&vp->lock);
+	if (vp->offlining)
+		return false;
 	for (i = 0; i < 1UL << order; i++)
 		if (!page_ref_freeze(page + i, 1))
 			break;
@@ -513,18 +520,22 @@ static bool vbal_block_join(struct page *page, unsigned int order)
 }
 
 /* The first pages of @pages become a block: as large as run and place allow. */
-static unsigned long vbal_blocks_join_first(struct vbal_blocks *out,
+static unsigned long vbal_blocks_join_first(struct vbal_pages *vp,
+					    struct vbal_blocks *out,
 					    struct list_head *pages)
 {
 	struct page *page = list_first_entry(pages, struct page, lru);
 	unsigned long pfn = page_to_pfn(page), i;
 	unsigned int order = ilog2(vbal_run_length(page, pages));
+	unsigned long flags;
 
 	order = min_t(unsigned int, order, VBAL_MAX_ORDER);
 	if (pfn)
 		order = min_t(unsigned int, order, __ffs(pfn));
-	if (order && !vbal_block_join(page, order))
+	spin_lock_irqsave(&vp->lock, flags);
+	if (order && !vbal_block_join(vp, page, order))
 		order = 0;
+	spin_unlock_irqrestore(&vp->lock, flags);
 	for (i = 0; i < 1UL << order; i++) {
 		list_del(&page[i].lru);
 		page[i].mapping = NULL;
@@ -534,7 +545,8 @@ static unsigned long vbal_blocks_join_first(struct vbal_blocks *out,
 }
 
 /* Isolated pages are missed: fewer than @nr_pages may come. */
-static unsigned long vbal_bag_pick_singles(struct vbal_bag *bag,
+static unsigned long vbal_bag_pick_singles(struct vbal_pages *vp,
+					   struct vbal_bag *bag,
 					   unsigned long nr_pages,
 					   struct vbal_blocks *out)
 {
@@ -548,7 +560,7 @@ static unsigned long vbal_bag_pick_singles(struct vbal_bag *bag,
 		atomic_long_sub(nr, &bag->nr_singles);
 		nr_picked += nr;
 		while (!list_empty(&pages))
-			vbal_blocks_join_first(out, &pages);
+			vbal_blocks_join_first(vp, out, &pages);
 	} while (nr && nr_picked < nr_pages);
 	return nr_picked;
 }
@@ -711,9 +723,9 @@ unsigned long vbal_pages_pick(struct vbal_pages *vp, enum vbal_mode mode,
 		}
 	}
 	if (left)
-		left -= vbal_bag_pick_singles(bag, left, out);
+		left -= vbal_bag_pick_singles(vp, bag, left, out);
 	if (left && left == nr_pages && vbal_bag_split(vp, bag))
-		left -= vbal_bag_pick_singles(bag, left, out);
+		left -= vbal_bag_pick_singles(vp, bag, left, out);
 	return nr_pages - left;
 }
 

@@ -356,6 +356,28 @@ static void offlining_leaves_nothing_whole(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, nr_blocks(t, VBAL_MODE_RANGE), 1UL);
 }
 
+/* Pages with a mark and without a reference would pass for free ones there. */
+static void offlining_has_nothing_joined(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+
+	hold(test, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_MODE_PFN);
+	vbal_pages_set_offlining(&t->vp, true);
+	KUNIT_EXPECT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, BLOCK_PAGES / 2,
+					&t->blocks),
+			BLOCK_PAGES / 2);
+	KUNIT_EXPECT_EQ(test, t->blocks.nr_blocks, BLOCK_PAGES / 2);
+	vbal_pages_free(&t->vp, &t->blocks);
+	vbal_pages_set_offlining(&t->vp, false);
+	KUNIT_EXPECT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, BLOCK_PAGES / 2,
+					&t->blocks),
+			BLOCK_PAGES / 2);
+	KUNIT_EXPECT_EQ(test, t->blocks.nr_blocks, 1UL);
+	vbal_pages_free(&t->vp, &t->blocks);
+}
+
 static void choose_takes_ranges_before_pfns(struct kunit *test)
 {
 	struct pages_test *t = test->priv;
@@ -565,6 +587,7 @@ static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(settled_blocks_come_back_whole),
 	KUNIT_CASE(settled_page_that_is_seen_is_not_lost),
 	KUNIT_CASE(offlining_leaves_nothing_whole),
+	KUNIT_CASE(offlining_has_nothing_joined),
 	KUNIT_CASE(choose_takes_ranges_before_pfns),
 	KUNIT_CASE(choose_takes_singles_before_splitting),
 	KUNIT_CASE(gfp_block_takes_movable_memory_without_reclaim),
