@@ -332,14 +332,22 @@ void vbal_wire_reset(struct vbal_wire *wire)
 		virtio_reset_device(wire->vdev);
 }
 
-/* A notification after the reset would be one to a device that has no driver. */
+/*
+ * A notification after the reset would be one to a device that has no driver. Who
+ * has the lock may have found the queue usable, and not counted himself yet.
+ */
 static void vbal_wire_end_notifying(struct vbal_wire *wire)
 {
 	unsigned int id;
 
-	for (id = 0; id < VBAL_NR_VQS; id++)
-		while (atomic_read(&wire->q[id].nr_notifying))
+	for (id = 0; id < VBAL_NR_VQS; id++) {
+		struct vbal_vq *q = &wire->q[id];
+
+		spin_lock_irq(&q->lock);
+		spin_unlock_irq(&q->lock);
+		while (atomic_read(&q->nr_notifying))
 			schedule_timeout_idle(1);
+	}
 }
 
 static bool vbal_wire_kill_locked(struct vbal_wire *wire, int *from)

@@ -7,6 +7,8 @@
  */
 #include "device_test.h"
 
+#include <linux/cpumask.h>
+#include <linux/delay.h>
 #include <linux/kthread.h>
 #include <linux/migrate.h>
 #include <linux/reboot.h>
@@ -401,10 +403,55 @@ static void every_state_of_life_has_a_name(struct kunit *test)
 	}
 }
 
+/* Spin until the other CPU's thread is resetting the device; it may not get further. */
+static unsigned int resets_under_a_lock(struct vbal_dev *vb,
+					struct fake_host *h,
+					struct task_struct *task)
+{
+	struct vbal_vq *q = &vb->wire.q[VBAL_VQ_DEFLATE];
+	unsigned int nr_resets, nr_ms = 2000;
+	unsigned long flags;
+
+	spin_lock_irqsave(&q->lock, flags);
+	wake_up_process(task);
+	while (!is_at(vb, VBAL_LIFE_RESETTING) && !READ_ONCE(h->nr_resets) &&
+	       nr_ms--)
+		mdelay(1);
+	mdelay(20);
+	nr_resets = READ_ONCE(h->nr_resets);
+	spin_unlock_irqrestore(&q->lock, flags);
+	return nr_resets;
+}
+
+/* He has found it usable, and will notify a host that has no driver any more. */
+static void life_resets_nothing_that_is_looked_at(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct task_struct *task;
+
+	if (num_online_cpus() < 2) {
+		kunit_skip(test, "there is one CPU");
+		return;
+	}
+	task = kthread_create(kill_thread, &vb->wire, "life_test");
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, task);
+	get_task_struct(task);
+	migrate_disable();
+	kthread_bind(task,
+		     cpumask_any_but(cpu_online_mask, smp_processor_id()));
+	KUNIT_EXPECT_EQ(test, resets_under_a_lock(vb, h, task), 0U);
+	migrate_enable();
+	kthread_stop(task);
+	put_task_struct(task);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_resets) == 1));
+}
+
 static struct kunit_case life_test_cases[] = {
 	KUNIT_CASE(every_state_of_life_has_a_name),
 	KUNIT_CASE(life_has_no_other_steps),
 	KUNIT_CASE(life_lets_the_right_ones_talk),
+	KUNIT_CASE(life_resets_nothing_that_is_looked_at),
 	KUNIT_CASE_PARAM(life_takes_every_event_in_every_state,
 			 life_gen_params),
 	{}
