@@ -201,7 +201,7 @@ static int vbal_wire_find_vqs(struct vbal_wire *wire, unsigned int nr_vqs)
 		struct vbal_vq *q = &wire->q[id];
 
 		q->vq = info[id].callback ? vqs[id] : NULL;
-		q->nr_in_flight = 0;
+		WRITE_ONCE(q->nr_in_flight, 0);
 		q->progress_jiffies = jiffies;
 	}
 	return 0;
@@ -293,7 +293,7 @@ void vbal_wire_disconnect(struct vbal_wire *wire)
 
 		spin_lock_irq(&q->lock);
 		q->vq = NULL;
-		q->nr_in_flight = 0;
+		WRITE_ONCE(q->nr_in_flight, 0);
 		spin_unlock_irq(&q->lock);
 	}
 	cancel_work_sync(&wire->kill_work);
@@ -447,8 +447,9 @@ static int vbal_vq_add_locked(struct vbal_vq *q, struct scatterlist *sg,
 	if (ret)
 		return ret;
 	WRITE_ONCE(token->nr_pending, token->nr_pending + 1);
-	if (!q->nr_in_flight++)
+	if (!q->nr_in_flight)
 		WRITE_ONCE(q->progress_jiffies, jiffies);
+	WRITE_ONCE(q->nr_in_flight, q->nr_in_flight + 1);
 	q->nr_bufs++;
 	return 0;
 }
@@ -552,7 +553,7 @@ void vbal_vq_reap(struct vbal_vq *q)
 	while ((token = virtqueue_get_buf(q->vq, &len))) {
 		/* Pairs with vbal_token_done(). */
 		smp_store_release(&token->nr_pending, token->nr_pending - 1);
-		q->nr_in_flight--;
+		WRITE_ONCE(q->nr_in_flight, q->nr_in_flight - 1);
 		nr_reaped++;
 	}
 	if (nr_reaped)

@@ -116,7 +116,7 @@ static void books_freed(unsigned long frame)
 	books_set_own(frame, false);
 	switch (state & BOOKS_OWNER) {
 	case BOOKS_PFN:
-		if (books.must_tell)
+		if (READ_ONCE(books.must_tell))
 			books_error(frame, "freed before the host was told");
 		books.frame[frame] |= BOOKS_FREED;
 		break;
@@ -314,7 +314,7 @@ static void books_take_pfn(unsigned long frame)
 		books_error(frame, "taken back before it was acknowledged");
 	books_set_owner(frame, BOOKS_GUEST);
 	books.frame[frame] &= ~BOOKS_FREED;
-	if (books.must_tell)
+	if (READ_ONCE(books.must_tell))
 		books.frame[frame] |= BOOKS_BUSY;
 }
 
