@@ -168,11 +168,22 @@ static int vbal_move_exchange(struct vbal_move *move, enum vbal_mode mode,
 /* How long a page is kept waiting; after that none is, for five times as long. */
 #define VBAL_MOVE_WAIT_MS 1000
 
+static struct vbal_vq *vbal_move_busy_queue(struct vbal_move *move,
+					    enum vbal_mode mode)
+{
+	if (mode == VBAL_MODE_RANGE)
+		return &move->wire->q[VBAL_VQ_REPORT];
+	if (vbal_wire_in_flight(move->wire, VBAL_VQ_DEFLATE))
+		return &move->wire->q[VBAL_VQ_DEFLATE];
+	return &move->wire->q[VBAL_VQ_INFLATE];
+}
+
 /*
  * Not while somebody is out of memory or wants to go on, and not again and again
  * for a host that is silent.
  */
-static bool vbal_move_pause(struct vbal_move *move, u64 end_ms)
+static bool vbal_move_pause(struct vbal_move *move, enum vbal_mode mode,
+			    u64 end_ms)
 {
 	u64 now_ms = vbal_now_ms();
 
@@ -183,7 +194,7 @@ static bool vbal_move_pause(struct vbal_move *move, u64 end_ms)
 		WRITE_ONCE(move->rest_end_ms, now_ms + 5 * VBAL_MOVE_WAIT_MS);
 		return false;
 	}
-	schedule_timeout_idle(1);
+	vbal_vq_wait_tick(vbal_move_busy_queue(move, mode));
 	return true;
 }
 
@@ -215,7 +226,7 @@ static int vbal_move_page(struct vbal_pages *vp, enum vbal_mode mode,
 		ret = vbal_move_try(move, mode, newpage, page);
 	while ((ret == -EAGAIN || ret == -ENOSPC) && how == MIGRATE_SYNC &&
 	       vbal_life_is_up(&move->wire->life) &&
-	       vbal_move_pause(move, end_ms));
+	       vbal_move_pause(move, mode, end_ms));
 	return ret ? -EAGAIN : 0;
 }
 

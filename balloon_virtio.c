@@ -675,6 +675,31 @@ int vbal_vq_wait_bounded(struct vbal_vq *q, vbal_vq_cond *cond, void *arg)
 	return vbal_vq_wait_while(q, cond, arg, true);
 }
 
+static bool vbal_cond_fewer(struct vbal_vq *q, void *arg)
+{
+	return READ_ONCE(q->nr_in_flight) < *(unsigned int *)arg;
+}
+
+/**
+ * vbal_vq_wait_tick() - wait until the host has answered something, or for a tick
+ * @q: the queue
+ *
+ * For who looks again, and at other things too, whatever came of it.
+ *
+ * Context: Process context, no spinlock. Sleeps idle.
+ */
+void vbal_vq_wait_tick(struct vbal_vq *q)
+{
+	unsigned int nr_in_flight = READ_ONCE(q->nr_in_flight);
+
+	if (nr_in_flight && vbal_vq_usable(q))
+		wait_event_idle_timeout(
+			q->wait,
+			vbal_vq_ready(q, vbal_cond_fewer, &nr_in_flight), 1);
+	else
+		schedule_timeout_idle(1);
+}
+
 /**
  * vbal_wire_room() - what fits into one batch
  * @wire: the wire

@@ -211,6 +211,7 @@ void vbal_vq_reap(struct vbal_vq *q);
 int __must_check vbal_vq_wait(struct vbal_vq *q, vbal_vq_cond *cond, void *arg);
 int __must_check vbal_vq_wait_bounded(struct vbal_vq *q, vbal_vq_cond *cond,
 				      void *arg);
+void vbal_vq_wait_tick(struct vbal_vq *q);
 
 u32 vbal_wire_target_frames(struct vbal_wire *wire);
 void vbal_wire_set_actual(struct vbal_wire *wire, u32 nr_frames);
