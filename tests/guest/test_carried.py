@@ -7,6 +7,7 @@ knows nothing of that, and has to arrive to the page.
 
 import contextlib
 import subprocess
+import time
 
 import pytest
 from conftest import ALL_FEATURES, FRAME, MIB, check_unloaded, memory
@@ -31,22 +32,29 @@ def begin(guest, size):
 
 
 def stop_between(guest, start, end):
-    """Let the machine run, a moment at a time, until its balloon is between two sizes."""
+    """Let the machine run, a moment at a time, until its balloon is between two sizes.
+
+    On a busy machine a guest gets nothing of a short moment, and all it wants of a long one.
+    """
+    seconds = 0.001
+
     def moved():
-        for _ in range(20):
-            guest.qmp("cont")
-            guest.qmp("stop")
-            if guest.inflated_bytes() != start:
-                return True
-        return False
+        nonlocal seconds
+        seconds *= 1.25
+        guest.qmp("cont")
+        time.sleep(seconds)
+        guest.qmp("stop")
+        return guest.inflated_bytes() != start
 
     def caught():
+        nonlocal seconds
         guest.qmp("stop")
         guest.inflate(end)
-        guest.wait_for(moved, 120, "the balloon to move")
+        guest.wait_for(moved, 120, "the balloon to move", interval=0)
         if guest.inflated_bytes() != end:
             return True
         # too late: once more
+        seconds /= 4
         guest.qmp("cont")
         guest.inflate(start)
         guest.wait_inflated(start)
