@@ -500,9 +500,10 @@ static bool fake_wants_irq(struct fake_host *h, struct fake_vq *q, u16 old)
 	smp_mb();
 	if (!virtio_has_feature(&h->vdev, VIRTIO_RING_F_EVENT_IDX))
 		return new != old &&
-		       !(virtio16_to_cpu(&h->vdev, vring.avail->flags) &
+		       !(virtio16_to_cpu(&h->vdev,
+					 READ_ONCE(vring.avail->flags)) &
 			 VRING_AVAIL_F_NO_INTERRUPT);
-	event = virtio16_to_cpu(&h->vdev, vring_used_event(&vring));
+	event = virtio16_to_cpu(&h->vdev, READ_ONCE(vring_used_event(&vring)));
 	return vring_need_event(event, new, old);
 }
 

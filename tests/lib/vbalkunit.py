@@ -23,13 +23,16 @@ OTHERS_SUITES = ("simulate",)
 # Suites in guests of their own, with options for the kernel: hostile takes half of the time, most
 # of it with hosts that are silent; poison is about freed pages that the kernel poisons.
 OWN_GUEST = {"hostile": "", "life": "", "poison": "page_poison=1"}
+# The test kernels (see tests/run/testkernel) that the suites can run in.
+KERNELS = ("debug", "rt", "kcsan")
 # What a kernel prints when something is wrong, besides a failed test.
 TROUBLE = re.compile(r"WARNING: |BUG: |KASAN|UBSAN: |Oops|general protection fault|"
                      r"Kernel panic|circular locking|lock held|inconsistent lock state|"
                      r"scheduling while atomic|soft lockup|hung_task|blocked for more than|"
                      r"detected stalls|stall on CPU|page allocation failure|suspicious RCU|"
                      r"Bad page state|workqueue lockup|SLUB: Unable to allocate|"
-                     r"pagealloc: |list_(add|del) corruption|refcount_t: |unreferenced object")
+                     r"pagealloc: |list_(add|del) corruption|refcount_t: |unreferenced object|"
+                     r"Disabling lock debugging")
 # A result; those of a case with parameters are indented by four more.
 RESULT = re.compile(r"^(?P<indent> *)(?P<verdict>ok|not ok) \d+ -? ?(?P<name>.*)$")
 SUBTEST = re.compile(r"^(?P<indent> *)# Subtest: (?P<name>.*)$")
@@ -251,9 +254,9 @@ def run(kernel_build, part, make_options=(), after=None):
     return judge(text, part), text
 
 
-def run_all(chosen, make_options=(), after=None):
+def run_all(chosen, make_options=(), after=None, flavour="debug"):
     """Run suites, as `run` does, in as many guests as they need at a time."""
-    kernel_build = test_kernel("debug")
+    kernel_build = test_kernel(flavour)
     each = parts(chosen)
     with ThreadPoolExecutor(len(each)) as pool:
         return list(pool.map(lambda part: run(kernel_build, part, make_options, after), each))
