@@ -41,21 +41,25 @@ demo-overcommit: ## Three guests share less memory than they believe they have
 	scripts/setup guest host
 	scripts/demo-overcommit
 
-.PHONY: test guest-test guest-test-debug kunit simulate fuzz mutants host-test model check coverage matrix matrix-full boot-matrix fresh into-tree-test configs
-test: ## Run all tests; ends with 'N passed, N failed, N skipped'
+.PHONY: test test-all guest-test guest-test-debug kunit simulate fuzz mutants host-test model check coverage matrix matrix-full boot-matrix fresh into-tree-test configs
+test: ## Run every suite, of some the core; ends with 'N passed, N failed, N skipped'
 	scripts/setup guest package kunit check host model
 	tests/run/test
+
+test-all: ## Run all tests: what continuous integration runs, three times as long
+	scripts/setup guest package kunit check host model
+	tests/run/test --all
 
 guest-test: ## Real guests under QEMU only (K=pattern selects)
 	scripts/setup guest package kunit
 	tests/run/guest-test
 
-guest-test-debug: ## The same guests on the KASAN and lockdep kernel (K=pattern selects)
-	scripts/setup guest kunit
+guest-test-debug: ## The same guests on the KASAN and lockdep kernel (K=pattern selects; KERNEL=)
+	scripts/setup guest kunit $(filter rt,$(KERNEL))
 	tests/run/guest-test --debug-kernel
 
-kunit: ## Unit tests in the debug kernel (FILTER=pattern selects)
-	scripts/setup kunit
+kunit: ## Unit tests in the debug kernel (FILTER=pattern selects; KERNEL=rt, kcsan)
+	scripts/setup kunit $(filter rt,$(KERNEL))
 	tests/run/kunit
 
 simulate: ## The driver between a host and a guest that do anything (STEPS=, SEED= replays)
@@ -107,7 +111,7 @@ boot-matrix: ## Boot Debian with each state of the module, initramfs and Secure 
 	scripts/setup guest package
 	tests/run/guest-test -m 'long or not long' -k test_boot
 
-fresh: ## make test, or C='any command', in a bare Debian 12 (SUITE=trixie: Debian 13)
+fresh: ## make test, or C='make test-all', in a bare Debian 12 (SUITE=trixie: Debian 13)
 	scripts/setup package
 	tests/run/fresh $(C)
 

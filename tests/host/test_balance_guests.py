@@ -28,7 +28,7 @@ done
 """
 POLLED = "<memballoon model='virtio' autodeflate='on'/>"
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), pytest.mark.slow]
 
 
 def bare(balance, name, **options):

@@ -9,6 +9,7 @@ from conftest import MIB
 from prometheus_client.parser import text_string_to_metric_families
 from vbalguest import Guest
 
+pytestmark = pytest.mark.slow
 RAM_BYTES = 512 * MIB
 STEADY_BYTES = 16 * MIB
 SYSFS = "/sys/bus/virtio/drivers/vballoon/virtio*/balloon"

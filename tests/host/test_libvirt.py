@@ -16,7 +16,7 @@ STEADY_KIB = 16 * 1024
 LIMIT_SECONDS = 180
 POLLED = "<memballoon model='virtio' autodeflate='{}'><stats period='1'/></memballoon>"
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

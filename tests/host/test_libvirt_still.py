@@ -14,7 +14,7 @@ import pytest
 from conftest import BALLOONCTL, MIB, RUN_SECONDS
 from private_libvirt import Libvirt, find
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), pytest.mark.slow]
 
 GOOD = "<memballoon model='virtio' autodeflate='on' freePageReporting='on'><stats period='10'/>" \
        "</memballoon>"

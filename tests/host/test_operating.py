@@ -22,6 +22,7 @@ from private_libvirt import DomainGuest, Libvirt
 from test_libvirt_still import GOOD, domain
 from vbalguest.cache import cache_dir, locked
 
+pytestmark = pytest.mark.slow
 PLAIN = "<memballoon model='virtio'/>"
 RUN_S = 300
 # as KubeVirt writes it
