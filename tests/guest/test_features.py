@@ -9,16 +9,15 @@ BITS = {"must_tell_host": 0, "stats": 1, "deflate_on_oom": 2, "hinting": 3, "pag
         "reporting": 5}
 HIGHEST_BALLOON_BIT = 5
 TRANSPORT_BITS = range(24, 64)
+# QEMU's, for those that it can be told to offer
+PROPERTIES = {"deflate-on-oom": 2, "free-page-hint": 3, "page-poison": 4, "free-page-reporting": 5}
 
 
 def offered(guest):
-    """The balloon feature bits that QEMU offers."""
-    path = "/machine/peripheral/balloon0/virtio-backend"
-    names = guest.qmp("x-query-virtio-status", path=path)["host-features"]["dev-features"]
-    keys = {"VIRTIO_BALLOON_F_MUST_TELL_HOST": 0, "VIRTIO_BALLOON_F_STATS_VQ": 1,
-            "VIRTIO_BALLOON_F_DEFLATE_ON_OOM": 2, "VIRTIO_BALLOON_F_FREE_PAGE_HINT": 3,
-            "VIRTIO_BALLOON_F_PAGE_POISON": 4, "VIRTIO_BALLOON_F_REPORTING": 5}
-    return {keys[name.split(":")[0]] for name in names}
+    """The balloon feature bits that QEMU offers: statistics always, and what it was told to."""
+    path = "/machine/peripheral/balloon0"
+    return {BITS["stats"]} | {bit for name, bit in PROPERTIES.items()
+                              if guest.qmp("qom-get", path=path, property=name)}
 
 
 def test_only_known_features_are_negotiated(lab, guest):

@@ -64,6 +64,8 @@ class FakeQemu:
                       "stat-swap-in": 0, "stat-major-faults": 7, "stat-from-the-future": 1}
         self._follow = follow
         self._driver = driver
+        # the newest that was seen to answer x-query-virtio-status
+        self.version = (10, 0)
         self._answers = answers or {}
         self._dies_at = dies_at
         self._greeting = greeting
@@ -122,6 +124,10 @@ class FakeQemu:
                                           for name, value in arguments.items()})}
         except LookupError as error:
             return {"error": {"class": "GenericError", "desc": f"Property {error} not found"}}
+
+    def _do_query_version(self):
+        major, minor = self.version
+        return {"qemu": {"major": major, "minor": minor, "micro": 0}, "package": ""}
 
     def _do_x_query_virtio_status(self, path):
         if path != f"/machine/{self._folder}/balloon0/virtio-backend":

@@ -51,9 +51,23 @@ def test_status_of_an_old_qemu_shows_what_it_offers(balloonctl, path):
                       "ranges": None}
 
 
+@pytest.mark.parametrize("version", [(11, 1), (10, 1), (7, 1)])
+def test_a_qemu_that_may_die_of_it_is_not_asked(balloonctl, path, version):
+    """QEMU 11.1 aborts, its guest with it, when it is asked for a virtio device's status."""
+    with FakeQemu(path, dies_at="x-query-virtio-status") as qemu:
+        qemu.version = version
+        result = balloonctl("status", "--json", path)
+    assert result.status == 0, result.err
+    device = result.json[0]["device"]
+    assert device["offered"]
+    assert device["negotiated"] is device["state"] is None
+
+
 def test_status_of_a_device_that_is_its_own_backend():
     """virtio-mmio's; a path below it is refused."""
-    def command(name, path):
+    def command(name, path=None):
+        if name == "query-version":
+            return {"qemu": {"major": 7, "minor": 2}}
         assert name == "x-query-virtio-status"
         if path != "/machine/peripheral/balloon0":
             raise CommandError("no such path", "GenericError")

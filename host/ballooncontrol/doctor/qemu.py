@@ -59,7 +59,8 @@ def find_unseen(device, words):
     """Return what could not be looked at."""
     unseen = {}
     if device.state is None:
-        unseen["driver"] = "this QEMU does not tell what the guest negotiated (7.2 does)"
+        unseen["driver"] = ("this QEMU does not tell what the guest negotiated, or might abort at "
+                            "the question (7.2 to 10.0 answer it)")
     if not words:
         unseen["command line"] = "QEMU's process is not to be seen from here"
     return unseen
