@@ -15,7 +15,7 @@ from vbalguest import tool
 
 # So far, and by pfn, that a machine can be stopped on the way, on a busy host too: with a third of
 # it, what came between cont and stop was all of it again and again.
-LARGE, SMALL = 1150 * MIB + 3 * FRAME, 30 * MIB + FRAME
+LARGE, SMALL = 1050 * MIB + 3 * FRAME, 30 * MIB + FRAME
 PARAMS = "transfer=pfn deflate_on_oom=0"
 WAYS = {"inflating": (SMALL, LARGE), "deflating": (LARGE, SMALL)}
 OPTIONS = {"mem_mib": 1536, "odd_ram": True, "balloon_opts": ALL_FEATURES}
