@@ -93,7 +93,7 @@ class LibvirtGuest(Guest):
 
     def __init__(self, name, uri=None, monitor=False):
         self.name = name
-        self._monitor = monitor
+        self.asks_monitor = monitor
         self._hangs = False
         self._domain = None
         self._connection = connect(uri, f"{name}: no such socket, and no libvirt to ask")
@@ -148,7 +148,7 @@ class LibvirtGuest(Guest):
     def device(self):
         """Return what the device offers, and with the monitor what the guest took of it."""
         memballoon = self._find_balloon()
-        if self._monitor:
+        if self.asks_monitor:
             alias = memballoon.find("alias").get("name")
             return look_at_device(self._ask_qemu, f"/machine/peripheral/{alias}")
         return Device(offered=in_order({STATS} | {word for word, name in LIBVIRT_ATTRIBUTES.items()

@@ -2,6 +2,7 @@
 """What the tests of the host's tools share."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,23 @@ BALLOONCTL = ROOT / "host/balloonctl"
 sys.path[:0] = [str(ROOT / "host"), str(ROOT / "tests/lib")]
 
 import vbalcount  # noqa: E402
+from ballooncontrol.device import FIRST_TO_ANSWER, LAST_TO_ANSWER  # noqa: E402
+from vbalguest import tool  # noqa: E402
+from vbalguest.arch import AMD64  # noqa: E402
 
 MIB = 1 << 20
 RUN_SECONDS = 300
+
+
+def qemu_tells():
+    """True if this machine's QEMU may be asked what a guest negotiated."""
+    said = subprocess.run([tool(AMD64.qemu, AMD64.qemu_package), "--version"], check=True,
+                          stdout=subprocess.PIPE, text=True).stdout
+    version = tuple(map(int, re.search(r"version (\d+)\.(\d+)", said).groups()))
+    return FIRST_TO_ANSWER <= version <= LAST_TO_ANSWER
+
+
+QEMU_TELLS = qemu_tells()
 
 
 def pytest_sessionfinish(session):

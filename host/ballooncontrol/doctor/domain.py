@@ -7,7 +7,7 @@ from xml.parsers import expat
 
 from ..device import LIBVIRT_ATTRIBUTES
 from ..pinning import pinning_elements
-from .facts import Facts
+from .facts import QEMU_NOT_ASKED, Facts
 
 UNITS = {"B": 1, "BYTES": 1, "K": 1 << 10, "KB": 1000, "KIB": 1 << 10, "M": 1 << 20, "MB": 10 ** 6,
          "MIB": 1 << 20, "G": 1 << 30, "GB": 10 ** 9, "GIB": 1 << 30}
@@ -24,7 +24,9 @@ def collect(guest):
     page_sizes = guest.host_page_sizes()
     statistics = guest.statistics()
     device = guest.device()
-    unseen = {} if device.state else {"driver": NO_MONITOR}
+    unseen = {}
+    if not device.state:
+        unseen["driver"] = QEMU_NOT_ASKED if guest.asks_monitor else NO_MONITOR
     return Facts(
         guest.name, device, Places(guest.name, guest.xml(defined=True)),
         polling_seconds=guest.polling_seconds(),

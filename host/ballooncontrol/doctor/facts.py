@@ -5,6 +5,10 @@ from dataclasses import asdict, dataclass, field
 
 from ..device import Device
 
+# why the driver cannot be seen, where QEMU could be asked
+QEMU_NOT_ASKED = ("this QEMU does not tell what the guest negotiated, or might abort at the "
+                  "question (7.2 to 10.0 answer it)")
+
 PROBLEM, NOTE = "problem", "note"
 
 

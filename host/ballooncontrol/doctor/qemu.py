@@ -13,7 +13,7 @@ from ..base import UNDERWAY, CRASHED, LEFT, SUSPENDED
 from ..device import FREE_PAGE_HINT
 from ..pinning import ALLOWED, MOST_PINNED_BYTES, pins
 from ..qmp import CommandError
-from .facts import Facts
+from .facts import QEMU_NOT_ASKED, Facts
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 DEFAULT_HUGE = re.compile(r"^Hugepagesize:\s+(\d+) kB", re.MULTILINE)
@@ -59,8 +59,7 @@ def find_unseen(device, words):
     """Return what could not be looked at."""
     unseen = {}
     if device.state is None:
-        unseen["driver"] = ("this QEMU does not tell what the guest negotiated, or might abort at "
-                            "the question (7.2 to 10.0 answer it)")
+        unseen["driver"] = QEMU_NOT_ASKED
     if not words:
         unseen["command line"] = "QEMU's process is not to be seen from here"
     return unseen
