@@ -32,7 +32,7 @@ TROUBLE = re.compile(r"WARNING: |BUG: |KASAN|UBSAN: |Oops|general protection fau
                      r"detected stalls|stall on CPU|page allocation failure|suspicious RCU|"
                      r"Bad page state|workqueue lockup|SLUB: Unable to allocate|"
                      r"pagealloc: |list_(add|del) corruption|refcount_t: |unreferenced object|"
-                     r"Disabling lock debugging")
+                     r"Disabling lock debugging|turning off the locking correctness validator")
 # A result; those of a case with parameters are indented by four more.
 RESULT = re.compile(r"^(?P<indent> *)(?P<verdict>ok|not ok) \d+ -? ?(?P<name>.*)$")
 SUBTEST = re.compile(r"^(?P<indent> *)# Subtest: (?P<name>.*)$")
@@ -246,7 +246,8 @@ def run(kernel_build, part, make_options=(), after=None):
                 if after:
                     after(guest, module)
                 guest.check("rmmod vballoon_kunit", timeout=120)
-                guest.scan_for_leaks()
+                if "CONFIG_DEBUG_KMEMLEAK=y" in (kernel_build / ".config").read_text("ascii"):
+                    guest.scan_for_leaks()
             finally:
                 text = guest.console()
     except GuestError as error:
