@@ -545,7 +545,8 @@ void vbal_vq_reap(struct vbal_vq *q)
 	unsigned long flags;
 
 	spin_lock_irqsave(&q->lock, flags);
-	if (!q->vq)
+	/* What came before a reset and is found after it counts for nobody any more. */
+	if (!q->vq || !vbal_life_may_submit(&q->wire->life))
 		goto out;
 	/* Under the lock that a waiter asks for the interrupt under. */
 	if (q->quiet && !waitqueue_active(&q->wait))

@@ -731,6 +731,42 @@ static void migration_gives_up_on_a_silent_host(struct kunit *test)
 	test_resize_to(test, 0);
 }
 
+static void nobody_recovers(struct vbal_wire *wire)
+{
+}
+
+/* Who waits for room looks without the lock, after the end of the device's life, too. */
+static void migration_hears_nothing_after_a_reset(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct page *spare = spare_pages(test);
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_move_slot *slot = vb->size.move.slot;
+	struct fake_vq *q = &h->q[FAKE_INFLATE];
+	vbal_broke_fn *broke = vb->wire.broke;
+	unsigned long nr_used;
+
+	test_resize_to(test, 127);
+	fake_host_silence(h);
+	nr_used = READ_ONCE(q->nr_used);
+	KUNIT_EXPECT_EQ(test,
+			exchange_oldest(vb, VBAL_MODE_PFN, spare, MIGRATE_SYNC),
+			0);
+	fake_host_speak(h);
+	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(q->nr_used) != nr_used));
+	KUNIT_ASSERT_FALSE(test, vbal_token_done(&slot->give));
+	vb->wire.broke = nobody_recovers;
+	vbal_wire_kill(&vb->wire);
+	vbal_move_release(&vb->size.move);
+	vbal_vq_reap(&vb->wire.q[VBAL_VQ_INFLATE]);
+	KUNIT_EXPECT_TRUE(test, vbal_token_done(&slot->give));
+	vb->wire.broke = broke;
+	mod_delayed_work(vb->side_wq, &vb->recover_work, 0);
+	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_is_up(&vb->wire.life)));
+	put_spare_pages(spare);
+	test_resize_to(test, 0);
+}
+
 /* The OOM notifier needs to know whose the pages are. */
 static void migration_does_not_wait_while_memory_is_short(struct kunit *test)
 {
@@ -1095,6 +1131,7 @@ static struct kunit_case worker_test_cases[] = {
 			 room_gen_params),
 	KUNIT_CASE(migration_gives_up_on_a_silent_host),
 	KUNIT_CASE(migration_does_not_wait_while_memory_is_short),
+	KUNIT_CASE(migration_hears_nothing_after_a_reset),
 	KUNIT_CASE_PARAM(migration_waits_for_a_page_that_moved_in,
 			 migration_gen_params),
 	KUNIT_CASE(migration_waits_for_deflated_pages),
