@@ -111,7 +111,7 @@ boot-matrix: ## Boot Debian with each state of the module, initramfs and Secure 
 	scripts/setup guest package
 	tests/run/guest-test -m 'long or not long' -k test_boot
 
-fresh: ## make test, or C='make test-all', in a bare Debian 12 (SUITE=trixie: Debian 13)
+fresh: ## make test, or C='any command', in a bare Debian 12 (SUITE=trixie: Debian 13)
 	scripts/setup package
 	tests/run/fresh $(C)
 
