@@ -731,10 +731,6 @@ static void migration_gives_up_on_a_silent_host(struct kunit *test)
 	test_resize_to(test, 0);
 }
 
-static void nobody_recovers(struct vbal_wire *wire)
-{
-}
-
 /* Who waits for room looks without the lock, after the end of the device's life, too. */
 static void migration_hears_nothing_after_a_reset(struct kunit *test)
 {
@@ -755,7 +751,7 @@ static void migration_hears_nothing_after_a_reset(struct kunit *test)
 	fake_host_speak(h);
 	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(q->nr_used) != nr_used));
 	KUNIT_ASSERT_FALSE(test, vbal_token_done(&slot->give));
-	vb->wire.broke = nobody_recovers;
+	vb->wire.broke = test_nobody_is_told;
 	vbal_wire_kill(&vb->wire);
 	vbal_move_release(&vb->size.move);
 	vbal_vq_reap(&vb->wire.q[VBAL_VQ_INFLATE]);

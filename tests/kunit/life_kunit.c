@@ -163,10 +163,6 @@ static const void *life_gen_params(const void *prev, char *desc)
 	return c;
 }
 
-static void nobody_is_told(struct vbal_wire *wire)
-{
-}
-
 static int sleep_thread(void *arg)
 {
 	struct fake_host *h = arg;
@@ -221,7 +217,7 @@ static struct task_struct *go(struct kunit *test, struct vbal_dev *vb,
 					    READ_ONCE(vb->nr_recoveries)));
 		break;
 	case DEAD:
-		vb->wire.broke = nobody_is_told;
+		vb->wire.broke = test_nobody_is_told;
 		vbal_wire_kill(&vb->wire);
 		break;
 	case STOPPING:
