@@ -625,6 +625,9 @@ static enum vbal_pressure vbal_guard_compare(const struct vbal_guard *g,
 		return VBAL_PRESSURE_STALL;
 	if (swaps)
 		return VBAL_PRESSURE_SWAP;
+	/* Before any page cache was taken, what comes back is not the balloon's fault. */
+	if (!g->took_cache && !g->dropped_pages && !g->undone_pages)
+		return VBAL_CALM;
 	return misses ? VBAL_PRESSURE_MISSED : VBAL_CALM;
 }
 

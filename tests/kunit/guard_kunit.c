@@ -749,6 +749,23 @@ static void missed_pages_of_before_change_nothing(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->g.nr_pressure_events, 0);
 }
 
+/* Nor after free memory was, although nobody knows yet what comes back anyway. */
+static void missed_pages_before_any_cache_hold_nothing(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	t->g.learned_at_ms = 0;
+	set_cached(t, MIB(500), MIB(400));
+	t->s.above_high_pages = MIB(6);
+	KUNIT_EXPECT_EQ(test, take(t), MIB(1));
+	t->s.above_high_pages = 0;
+	t->s.missed[VBAL_REFAULTED] += MIB(2);
+	t->s.now_ms += 2;
+	ask(t, RAM);
+	KUNIT_EXPECT_EQ(test, t->g.nr_pressure_events, 0);
+	KUNIT_EXPECT_EQ(test, t->v.state, VBAL_STATE_INFLATING);
+}
+
 /* Four steps of page cache: 15 MiB. */
 static void take_cache(struct guard_test *t)
 {
@@ -1656,6 +1673,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(missed_pages_that_displace_others_are_given_back),
 	KUNIT_CASE(missed_pages_of_a_container_change_nothing),
 	KUNIT_CASE(missed_pages_of_before_change_nothing),
+	KUNIT_CASE(missed_pages_before_any_cache_hold_nothing),
 	KUNIT_CASE(dropped_is_never_more_than_held),
 	KUNIT_CASE(pieces_that_reclaim_leaves_count_as_dropped),
 	KUNIT_CASE(memory_that_was_let_go_does_not_count_as_dropped),
