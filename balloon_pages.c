@@ -225,11 +225,11 @@ static unsigned int vbal_pages_max_order(const struct vbal_pages *vp,
  *
  * Context: Size worker.
  * Return: whether a sixteenth of all memory is free in less than whole blocks,
- * and from then on until it is less than 1/128.
+ * and from then on until it is less than 1/1024.
  */
 bool vbal_pages_is_scattered(struct vbal_pages *vp)
 {
-	unsigned long limit = totalram_pages() / (vp->scattered ? 128 : 16);
+	unsigned long limit = totalram_pages() / (vp->scattered ? 1024 : 16);
 
 	vp->scattered = vbal_reclaim_pieces(VBAL_BLOCK_ORDER) > limit;
 	return vp->scattered;
