@@ -611,6 +611,17 @@ static bool vbal_guard_misses(const struct vbal_guard *g,
 	return false;
 }
 
+/*
+ * Is it known what comes back anyway? As long as nothing of the page cache was
+ * taken, that may be all of it.
+ */
+static bool vbal_guard_knows(const struct vbal_guard *g,
+			     const struct vbal_signals *s)
+{
+	return g->took_cache || g->dropped_pages || g->undone_pages ||
+	       s->now_ms < g->learned_at_ms + VBAL_STALE_MS;
+}
+
 /* What proves most. */
 static enum vbal_pressure vbal_guard_compare(const struct vbal_guard *g,
 					     const struct vbal_signals *s)
@@ -625,9 +636,6 @@ static enum vbal_pressure vbal_guard_compare(const struct vbal_guard *g,
 		return VBAL_PRESSURE_STALL;
 	if (swaps)
 		return VBAL_PRESSURE_SWAP;
-	/* Before any page cache was taken, what comes back is not the balloon's fault. */
-	if (!g->took_cache && !g->dropped_pages && !g->undone_pages)
-		return VBAL_CALM;
 	return misses ? VBAL_PRESSURE_MISSED : VBAL_CALM;
 }
 
@@ -753,6 +761,10 @@ static void vbal_guard_notice(struct vbal_guard *g,
 	if (fresh && vbal_guard_is_tight(g, s)) {
 		vbal_guard_learn(g, s);
 		pressure = vbal_guard_compare(g, s);
+	}
+	if (pressure == VBAL_PRESSURE_MISSED && !vbal_guard_knows(g, s)) {
+		pressure = VBAL_CALM;
+		g->look_first = true;
 	}
 	if (pressure == VBAL_CALM && fresh && age_ms < VBAL_WINDOW_MS)
 		return;
@@ -1019,6 +1031,10 @@ void vbal_guard_ask(struct vbal_guard *g, const struct vbal_signals *s,
 	vbal_guard_begin_ask(g, s, want_pages);
 	if (vbal_guard_on_hold(g, s, v))
 		return;
+	if (g->look_first && vbal_guard_is_tight(g, s) &&
+	    vbal_guard_must_learn(g, s, v))
+		return;
+	g->look_first = false;
 	room = vbal_guard_room(g, s, &limit);
 	if (!vbal_guard_enough(room, want_pages)) {
 		vbal_guard_refuse(v, VBAL_STATE_HELD_BY_FLOOR, limit,

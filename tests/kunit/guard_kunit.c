@@ -749,21 +749,42 @@ static void missed_pages_of_before_change_nothing(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->g.nr_pressure_events, 0);
 }
 
-/* Nor after free memory was, although nobody knows yet what comes back anyway. */
+/* Nobody knows yet what comes back anyway: that is looked at first, free memory waits. */
 static void missed_pages_before_any_cache_hold_nothing(struct kunit *test)
 {
 	struct guard_test *t = test->priv;
+	unsigned int i;
 
 	t->g.learned_at_ms = 0;
 	set_cached(t, MIB(500), MIB(400));
 	t->s.above_high_pages = MIB(6);
 	KUNIT_EXPECT_EQ(test, take(t), MIB(1));
-	t->s.above_high_pages = 0;
+	for (i = 0; i < 12; i++) {
+		t->s.missed[VBAL_REFAULTED] += MIB(2);
+		t->s.kswapd_pages += MIB(2);
+		t->s.now_ms += i ? 50 : 2;
+		KUNIT_EXPECT_EQ(test, ask(t, RAM) > 0, i >= 10);
+		KUNIT_EXPECT_EQ(test, t->v.state, VBAL_STATE_INFLATING);
+	}
+	KUNIT_EXPECT_EQ(test, t->g.nr_pressure_events, 0);
+}
+
+/* Who has free memory need not look at all. */
+static void missed_pages_of_before_end_with_the_pressure(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	t->g.learned_at_ms = 0;
+	set_cached(t, MIB(500), MIB(400));
+	ask(t, RAM);
 	t->s.missed[VBAL_REFAULTED] += MIB(2);
 	t->s.now_ms += 2;
-	ask(t, RAM);
-	KUNIT_EXPECT_EQ(test, t->g.nr_pressure_events, 0);
-	KUNIT_EXPECT_EQ(test, t->v.state, VBAL_STATE_INFLATING);
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), 0);
+	KUNIT_EXPECT_TRUE(test, t->g.look_first);
+	t->s.now_ms += 2;
+	set_free(t, MIB(600));
+	KUNIT_EXPECT_EQ(test, ask(t, MIB(10)), MIB(10));
+	KUNIT_EXPECT_FALSE(test, t->g.look_first);
 }
 
 /* Four steps of page cache: 15 MiB. */
@@ -1674,6 +1695,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(missed_pages_of_a_container_change_nothing),
 	KUNIT_CASE(missed_pages_of_before_change_nothing),
 	KUNIT_CASE(missed_pages_before_any_cache_hold_nothing),
+	KUNIT_CASE(missed_pages_of_before_end_with_the_pressure),
 	KUNIT_CASE(dropped_is_never_more_than_held),
 	KUNIT_CASE(pieces_that_reclaim_leaves_count_as_dropped),
 	KUNIT_CASE(memory_that_was_let_go_does_not_count_as_dropped),
