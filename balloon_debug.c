@@ -79,14 +79,22 @@ static void vbal_debug_merge(struct vbal_resize_log *last,
 	last->state = log->state;
 }
 
+/* NULL: there is none yet. */
+static struct vbal_resize_log *vbal_debug_last(struct vbal_debug *d)
+{
+	lockdep_assert_held(&d->lock);
+	return d->nr_logs ? &d->log[(d->nr_logs - 1) % VBAL_NR_RESIZE_LOGS] :
+			    NULL;
+}
+
 static void vbal_debug_log(struct vbal_debug *d,
 			   const struct vbal_resize_log *log)
 {
 	struct vbal_resize_log *last;
 
 	spin_lock(&d->lock);
-	last = &d->log[(d->nr_logs - 1) % VBAL_NR_RESIZE_LOGS];
-	if (d->nr_logs && vbal_debug_continues(last, log)) {
+	last = vbal_debug_last(d);
+	if (last && vbal_debug_continues(last, log)) {
 		vbal_debug_merge(last, log);
 	} else {
 		d->log[d->nr_logs % VBAL_NR_RESIZE_LOGS] = *log;

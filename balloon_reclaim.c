@@ -443,6 +443,17 @@ bool vbal_reclaim_make(struct vbal_reclaim *r, unsigned long nr_pages,
 	return progress;
 }
 
+static struct page *vbal_reclaim_pop_locked(struct vbal_reclaim *r)
+{
+	struct page *page;
+
+	lockdep_assert_held(&r->lock);
+	page = list_first_entry_or_null(&r->made, struct page, lru);
+	if (page)
+		list_del(&page->lru);
+	return page;
+}
+
 /**
  * vbal_reclaim_pop() - take a block that was made
  * @r: the reclaim
@@ -455,9 +466,7 @@ struct page *vbal_reclaim_pop(struct vbal_reclaim *r)
 	struct page *page;
 
 	spin_lock(&r->lock);
-	page = list_first_entry_or_null(&r->made, struct page, lru);
-	if (page)
-		list_del(&page->lru);
+	page = vbal_reclaim_pop_locked(r);
 	spin_unlock(&r->lock);
 	return page;
 }

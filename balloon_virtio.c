@@ -174,6 +174,15 @@ bool vbal_wire_offers(struct vbal_wire *wire, unsigned int bit)
 	return offered[0] & BIT_ULL(bit);
 }
 
+/* With nothing in flight; NULL: it has none any more. */
+static void vbal_vq_attach(struct vbal_vq *q, struct virtqueue *vq)
+{
+	lockdep_assert_held(&q->lock);
+	WRITE_ONCE(q->vq, vq);
+	WRITE_ONCE(q->nr_in_flight, 0);
+	WRITE_ONCE(q->progress_jiffies, jiffies);
+}
+
 /*
  * A queue exists when its feature is offered, negotiated or not: one that is
  * declined needs a name all the same, or those after it would move up by one.
@@ -200,9 +209,9 @@ static int vbal_wire_find_vqs(struct vbal_wire *wire, unsigned int nr_vqs)
 	for (id = 0; id < nr_vqs; id++) {
 		struct vbal_vq *q = &wire->q[id];
 
-		q->vq = info[id].callback ? vqs[id] : NULL;
-		WRITE_ONCE(q->nr_in_flight, 0);
-		q->progress_jiffies = jiffies;
+		spin_lock_irq(&q->lock);
+		vbal_vq_attach(q, info[id].callback ? vqs[id] : NULL);
+		spin_unlock_irq(&q->lock);
 	}
 	return 0;
 }
@@ -292,8 +301,7 @@ void vbal_wire_disconnect(struct vbal_wire *wire)
 		struct vbal_vq *q = &wire->q[id];
 
 		spin_lock_irq(&q->lock);
-		q->vq = NULL;
-		WRITE_ONCE(q->nr_in_flight, 0);
+		vbal_vq_attach(q, NULL);
 		spin_unlock_irq(&q->lock);
 	}
 	cancel_work_sync(&wire->kill_work);
@@ -415,6 +423,12 @@ static bool vbal_vq_usable(struct vbal_vq *q)
 
 	return vq && vbal_life_may_submit(&q->wire->life) &&
 	       !virtqueue_is_broken(vq);
+}
+
+static unsigned int vbal_vq_num_free(struct vbal_vq *q)
+{
+	lockdep_assert_held(&q->lock);
+	return q->vq ? q->vq->num_free : 0;
 }
 
 /**
@@ -871,12 +885,11 @@ static int vbal_batch_add_buf(struct vbal_wire *wire, struct vbal_batch *batch,
 
 static unsigned int vbal_vq_room(struct vbal_vq *q)
 {
-	unsigned int nr_descs = 0;
+	unsigned int nr_descs;
 	unsigned long flags;
 
 	spin_lock_irqsave(&q->lock, flags);
-	if (q->vq)
-		nr_descs = q->vq->num_free;
+	nr_descs = vbal_vq_num_free(q);
 	spin_unlock_irqrestore(&q->lock, flags);
 	return nr_descs;
 }
@@ -946,7 +959,7 @@ int vbal_wire_try_submit(struct vbal_wire *wire, struct vbal_batch *batch)
 	vbal_vq_reap(q);
 	spin_lock_irqsave(&q->lock, flags);
 	if (vbal_vq_usable(q))
-		ret = q->vq->num_free < nr_bufs ? -ENOSPC : 0;
+		ret = vbal_vq_num_free(q) < nr_bufs ? -ENOSPC : 0;
 	for (i = 0; !ret && i < nr_bufs; i++) {
 		struct scatterlist sg;
 
@@ -967,7 +980,7 @@ static int vbal_vq_add_pair_locked(struct vbal_vq *q1, struct scatterlist *sg1,
 
 	if (!vbal_vq_usable(q1) || !vbal_vq_usable(q2))
 		return -EIO;
-	if (!q1->vq->num_free || !q2->vq->num_free)
+	if (!vbal_vq_num_free(q1) || !vbal_vq_num_free(q2))
 		return -ENOSPC;
 	ret = vbal_vq_add_locked(q1, sg1, 1, true, token1);
 	return ret ?: vbal_vq_add_locked(q2, sg2, 1, true, token2);
