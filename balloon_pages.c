@@ -216,7 +216,7 @@ static unsigned int vbal_pages_max_order(const struct vbal_pages *vp,
 }
 
 /**
- * vbal_pages_is_scattered() - does much lie about in pieces
+ * vbal_pages_scattered() - how much lies about in pieces, where that is much
  * @vp: the pages
  *
  * Then they go first. The guest keeps its large blocks; and the host, which
@@ -224,15 +224,37 @@ static unsigned int vbal_pages_max_order(const struct vbal_pages *vp,
  * only. Where there is little, speed counts for more.
  *
  * Context: Size worker.
- * Return: whether a sixteenth of all memory is free in less than whole blocks,
- * and from then on until it is less than 1/1024.
+ * Return: pages if a sixteenth of all memory is free in less than whole blocks,
+ * and from then on until hardly any are left; else 0.
  */
-bool vbal_pages_is_scattered(struct vbal_pages *vp)
+unsigned long vbal_pages_scattered(struct vbal_pages *vp)
 {
 	unsigned long limit = totalram_pages() / (vp->scattered ? 1024 : 16);
+	unsigned long nr_pages = vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
 
-	vp->scattered = vbal_reclaim_pieces(VBAL_BLOCK_ORDER) > limit;
-	return vp->scattered;
+	vp->scattered = nr_pages > limit;
+	return vp->scattered ? nr_pages : 0;
+}
+
+/**
+ * vbal_pages_took_pieces() - see what was taken for pieces
+ * @vp: the pages
+ * @had: what vbal_pages_scattered() returned before
+ * @took: pages that were taken since
+ *
+ * Some pieces cannot be had, such as the kernel's own kinds; and where nearly all
+ * that can be are gone, the allocator breaks blocks to fill its lists, whose rests
+ * are pieces again. Then it is blocks' turn.
+ *
+ * Context: Size worker.
+ */
+void vbal_pages_took_pieces(struct vbal_pages *vp, unsigned long had,
+			    unsigned long took)
+{
+	unsigned long left = vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
+
+	if (!took || left > had - min(had, took / 4))
+		vp->scattered = false;
 }
 
 /**
@@ -256,6 +278,7 @@ unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 	while ((left = vbal_pages_left(want, out))) {
 		struct page *page;
 
+		cond_resched();
 		order = min_t(unsigned int, order, ilog2(left));
 		if (order < vbal_pages_min_order(want, left))
 			break;
@@ -442,6 +465,7 @@ static void vbal_bag_put_all(struct vbal_pages *vp, struct vbal_blocks *in,
 	list_for_each_entry_safe(page, next, &in->list, lru) {
 		unsigned int order = vbal_block_order(page);
 
+		cond_resched();
 		list_del(&page->lru);
 		if (!vbal_block_may_stay_whole(page, order) ||
 		    !vbal_bag_put_block(vp, bag, page, order))
@@ -561,6 +585,7 @@ static unsigned long vbal_bag_pick_singles(struct vbal_pages *vp,
 		nr_picked += nr;
 		while (!list_empty(&pages))
 			vbal_blocks_join_first(vp, out, &pages);
+		cond_resched();
 	} while (nr && nr_picked < nr_pages);
 	return nr_picked;
 }
@@ -757,7 +782,7 @@ void vbal_pages_free(struct vbal_pages *vp, struct vbal_blocks *in)
  * vbal_pages_discard() - free blocks that were never held
  * @in: blocks that the host does not and will not have, empty afterwards
  *
- * Context: Any.
+ * Context: Process context, no spinlock.
  */
 void vbal_pages_discard(struct vbal_blocks *in)
 {
@@ -766,6 +791,7 @@ void vbal_pages_discard(struct vbal_blocks *in)
 	list_for_each_entry_safe(page, next, &in->list, lru) {
 		unsigned int order = vbal_block_order(page);
 
+		cond_resched();
 		list_del(&page->lru);
 		set_page_private(page, 0);
 		trace_vbal_block_free(page_to_pfn(page), order);

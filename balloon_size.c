@@ -261,6 +261,22 @@ static enum vbal_vq_id vbal_fill_free(struct vbal_size *size,
 	return VBAL_VQ_INFLATE;
 }
 
+/* No more than lies about: meanwhile others may take some of it. */
+static enum vbal_vq_id vbal_fill_pieces(struct vbal_size *size,
+					struct vbal_batch *batch,
+					unsigned long grant_pages,
+					unsigned long nr_pieces)
+{
+	struct vbal_want want = {
+		.nr_pages = min(grant_pages, nr_pieces),
+		.pieces = true,
+	};
+	enum vbal_vq_id id = vbal_fill_free(size, batch, &want);
+
+	vbal_pages_took_pieces(&size->pages, nr_pieces, batch->blocks.nr_pages);
+	return id;
+}
+
 /*
  * Take blocks for one batch. None and 0: go on, reclaim has made room that is not
  * in large blocks yet.
@@ -276,16 +292,15 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 	};
 	u64 start_ns = ktime_get_ns();
 	bool progress = vbal_fill_room(size, batch, &want);
+	unsigned long nr_pieces = 0;
 
 	/* What reclaim leaves may still merge. */
-	want.pieces = size->ranges && !v->reclaim &&
-		      vbal_pages_is_scattered(&size->pages);
-	*id = vbal_fill_free(size, batch, &want);
-	if (want.pieces && !batch->blocks.nr_pages) {
-		want.pieces = false;
-		want.nr_pages = v->grant_pages;
+	if (size->ranges && !v->reclaim)
+		nr_pieces = vbal_pages_scattered(&size->pages);
+	if (nr_pieces)
+		*id = vbal_fill_pieces(size, batch, v->grant_pages, nr_pieces);
+	if (!nr_pieces || !batch->blocks.nr_pages)
 		*id = vbal_fill_free(size, batch, &want);
-	}
 	/* While the host is waited for nothing may lie in between. */
 	vbal_reclaim_end(&size->pages.reclaim);
 	vbal_debug_phase(&size->debug, VBAL_PHASE_ALLOC, start_ns);

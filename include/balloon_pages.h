@@ -144,7 +144,9 @@ void vbal_blocks_init(struct vbal_blocks *blocks);
 
 void vbal_pages_init(struct vbal_pages *vp, bool adjust_managed);
 void vbal_pages_rewind(struct vbal_pages *vp);
-bool vbal_pages_is_scattered(struct vbal_pages *vp);
+unsigned long vbal_pages_scattered(struct vbal_pages *vp);
+void vbal_pages_took_pieces(struct vbal_pages *vp, unsigned long had,
+			    unsigned long took);
 unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 			       const struct vbal_want *want,
 			       struct vbal_blocks *out);

@@ -977,6 +977,28 @@ static void worker_takes_pieces_first(struct kunit *test)
 	KUNIT_EXPECT_LT(test, test_pages_in_blocks() + OTHERS_PAGES, in_blocks);
 }
 
+/* Of pieces and blocks both: first the pieces, but for those that cannot be had. */
+static void worker_takes_blocks_when_pieces_are_gone(struct kunit *test)
+{
+	unsigned long pieces, blocks_left;
+	struct vbal_dev *vb;
+	LIST_HEAD(in_use);
+	u32 nr_frames;
+
+	test_host(test, RANGE);
+	vb = test_plug_bound(test);
+	test_scatter(test, &vb->size.pages, &in_use);
+	pieces = vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
+	nr_frames = vbal_pages_to_frames(pieces) + 16 * FRAMES_2M;
+	blocks_left = test_pages_in_blocks() - vbal_frames_to_pages(nr_frames);
+	test_resize_to(test, nr_frames);
+	KUNIT_EXPECT_LT(test, vbal_reclaim_pieces(VBAL_BLOCK_ORDER),
+			pieces / 4);
+	/* No more of these than had to be. */
+	KUNIT_EXPECT_GE(test, test_pages_in_blocks(), blocks_left + pieces / 2);
+	test_gather(&in_use);
+}
+
 /* Who must wait for whom ---------------------------------------------------- */
 
 struct holder_case {
@@ -1088,6 +1110,7 @@ static void worker_waits_for_who_holds(struct kunit *test)
 static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE_PARAM(worker_inflates_and_deflates_exactly, size_gen_params),
 	KUNIT_CASE(worker_takes_pieces_first),
+	KUNIT_CASE(worker_takes_blocks_when_pieces_are_gone),
 	KUNIT_CASE(worker_watches_only_what_it_may_give_back),
 	KUNIT_CASE(worker_keeps_memtotal_with_deflate_on_oom),
 	KUNIT_CASE(worker_leaves_memtotal_without),

@@ -519,6 +519,26 @@ static void alloc_of_pieces_breaks_no_block(struct kunit *test)
 	test_gather(&in_use);
 }
 
+/* Of the kernel's own kinds, or the rests of blocks that were broken for them. */
+static void pieces_that_cannot_be_had_are_left(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	unsigned long nr_pages = 8 * VBAL_RECLAIM_PAGES;
+	unsigned long had;
+	LIST_HEAD(in_use);
+
+	test_scatter(test, &t->vp, &in_use);
+	had = vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
+	vbal_pages_took_pieces(&t->vp, had + nr_pages, nr_pages);
+	KUNIT_EXPECT_TRUE(test, t->vp.scattered);
+	vbal_pages_took_pieces(&t->vp, had, nr_pages);
+	KUNIT_EXPECT_FALSE(test, t->vp.scattered);
+	KUNIT_EXPECT_GT(test, vbal_pages_scattered(&t->vp), 0UL);
+	vbal_pages_took_pieces(&t->vp, had, 0);
+	KUNIT_EXPECT_FALSE(test, t->vp.scattered);
+	test_gather(&in_use);
+}
+
 /* The guard takes them for nobody's need: neither too many nor too few of them. */
 static void own_stalls_are_those_that_the_kernel_counts(struct kunit *test)
 {
@@ -575,6 +595,7 @@ static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(largest_room_is_no_more_than_is_free),
 	KUNIT_CASE(make_room_leaves_what_zones_need),
 	KUNIT_CASE(alloc_of_pieces_breaks_no_block),
+	KUNIT_CASE(pieces_that_cannot_be_had_are_left),
 	KUNIT_CASE(own_stalls_are_those_that_the_kernel_counts),
 	KUNIT_CASE(make_room_where_there_is_enough),
 	KUNIT_CASE(alloc_takes_largest_first),
