@@ -1037,7 +1037,7 @@ static int vbal_size_alloc_batches(struct vbal_size *size)
 			return -ENOMEM;
 		list_add(&batch->node, &size->free_batches);
 	}
-	size->oom_batch = vbal_batch_alloc(VBAL_BUFS_PER_BATCH);
+	size->oom_batch = vbal_batch_alloc(VBAL_BUFS_PER_OOM_STEP);
 	return size->oom_batch ? 0 : -ENOMEM;
 }
 

@@ -28,7 +28,7 @@
 
 static_assert(VBAL_PFNS_PER_BUF * sizeof(__virtio32) <= PAGE_SIZE);
 static_assert(VBAL_PFNS_PER_BUF % VBAL_FRAMES_PER_PAGE == 0);
-static_assert(VBAL_BUFS_IN_FLIGHT <= 128);
+static_assert(VBAL_BUFS_IN_FLIGHT + VBAL_BUFS_PER_OOM_STEP <= 128);
 static_assert(sizeof(struct virtio_balloon_config) == 16);
 
 /* Queues in the device's order; optional ones exist when their bit is offered. */

@@ -20,13 +20,19 @@
  * one: 256 and one descriptor each is what every host understands.
  */
 #define VBAL_PFNS_PER_BUF 256
-/* One notification for 64 MiB; Firecracker merges over 8 buffers. */
-#define VBAL_BUFS_PER_BATCH 64
+/*
+ * While a host works off what lies in a ring it may do nothing else: QEMU holds its
+ * lock, and the guest waits for its disks, emulated also for its timers. So the
+ * ring gets a millisecond of work at a time; Firecracker merges over 8 buffers.
+ */
+#define VBAL_BUFS_PER_BATCH 4
 #define VBAL_PFNS_PER_BATCH (VBAL_PFNS_PER_BUF * VBAL_BUFS_PER_BATCH)
 #define VBAL_RANGES_PER_BATCH 32
-/* Together they fill QEMU's ring of 128. */
+/* One is filled while the host has the other. */
 #define VBAL_NR_BATCHES 2
 #define VBAL_BUFS_IN_FLIGHT (VBAL_BUFS_PER_BATCH * VBAL_NR_BATCHES)
+/* Out of memory nothing else counts: half of QEMU's ring. */
+#define VBAL_BUFS_PER_OOM_STEP 64
 /* Shorter ranges gain nothing over PFNs: as many pages to a request. */
 #define VBAL_RANGE_MIN_ORDER 3
 /* What one chain may name (virtio 1.2, 2.7.5.2); blocks of 64 KiB pages are large. */

@@ -172,7 +172,7 @@ static void worker_sends_many_buffers_per_notification(struct kunit *test)
 	test_resize_to(test, 2 * FRAMES_64M);
 	KUNIT_EXPECT_GE(test, h->q[FAKE_INFLATE].nr_used, 128UL);
 	KUNIT_EXPECT_LE(test, atomic_read(&h->q[FAKE_INFLATE].nr_notified),
-			(int)h->q[FAKE_INFLATE].nr_used / 8);
+			(int)h->q[FAKE_INFLATE].nr_used / VBAL_BUFS_PER_BATCH);
 }
 
 static void worker_with_must_tell_host_waits(struct kunit *test)
