@@ -26,7 +26,10 @@ MODULE_PARM_DESC(
 	uncleared,
 	"take pages without clearing them first where the kernel can do that despite init_on_alloc (default Y)");
 
-/* Reclaimed at a time, until target, guard and stop are looked at again. */
+/*
+ * Reclaimed at a time, until target, guard and stop are looked at again; and taken
+ * in pieces, until it is looked at where they come from.
+ */
 #define VBAL_STROKE_PAGES ((unsigned long)SZ_16M >> PAGE_SHIFT)
 /* More than this is not left lying in pieces. */
 #define VBAL_SLACK_MAX_PAGES ((unsigned long)SZ_128M >> PAGE_SHIFT)
@@ -244,17 +247,25 @@ unsigned long vbal_pages_scattered(struct vbal_pages *vp)
  *
  * Some pieces cannot be had, such as the kernel's own kinds; and where nearly all
  * that can be are gone, the allocator breaks blocks to fill its lists, whose rests
- * are pieces again. Then it is blocks' turn.
+ * are pieces again. Then it is blocks' turn. Others come and go meanwhile, so
+ * little by itself is not judged.
  *
  * Context: Size worker.
  */
 void vbal_pages_took_pieces(struct vbal_pages *vp, unsigned long had,
 			    unsigned long took)
 {
-	unsigned long left = vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
+	unsigned long enough;
 
-	if (!took || left > had - min(had, took / 4))
+	if (!vp->took_pieces)
+		vp->had_pieces = had;
+	vp->took_pieces += took;
+	if (took && vp->took_pieces < VBAL_STROKE_PAGES)
+		return;
+	enough = vp->had_pieces - min(vp->had_pieces, vp->took_pieces / 4);
+	if (!took || vbal_reclaim_pieces(VBAL_BLOCK_ORDER) > enough)
 		vp->scattered = false;
+	vp->took_pieces = 0;
 }
 
 /**

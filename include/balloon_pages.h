@@ -89,6 +89,8 @@ struct vbal_bag {
  * @offlining: memory is going offline: nothing stays whole; under @lock
  * @top_order: largest order that the last allocation could get; size worker
  * @scattered: much is free in pieces, and they are taken first; size worker
+ * @had_pieces: pages that lay in pieces when @took_pieces was nothing; size worker
+ * @took_pieces: taken since; size worker
  * @nr_given: pages ever held, for statistics
  * @nr_taken: pages ever given back to the guest, for statistics
  * @nr_alloc_failed: allocations that got not even a single page
@@ -109,6 +111,8 @@ struct vbal_pages {
 	bool offlining;
 	unsigned int top_order;
 	bool scattered;
+	unsigned long had_pieces;
+	unsigned long took_pieces;
 
 	atomic_long_t nr_given;
 	atomic_long_t nr_taken;

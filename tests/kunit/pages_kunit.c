@@ -534,6 +534,9 @@ static void pieces_that_cannot_be_had_are_left(struct kunit *test)
 	vbal_pages_took_pieces(&t->vp, had, nr_pages);
 	KUNIT_EXPECT_FALSE(test, t->vp.scattered);
 	KUNIT_EXPECT_GT(test, vbal_pages_scattered(&t->vp), 0UL);
+	/* Who takes little cannot tell. */
+	vbal_pages_took_pieces(&t->vp, had, 1);
+	KUNIT_EXPECT_TRUE(test, t->vp.scattered);
 	vbal_pages_took_pieces(&t->vp, had, 0);
 	KUNIT_EXPECT_FALSE(test, t->vp.scattered);
 	test_gather(&in_use);
