@@ -878,12 +878,16 @@ static void oom_step_that_cannot_be_sent_holds_nobody_up(struct kunit *test)
 	test_unplug(test);
 }
 
-/* A page that compaction has moved in is the host's only once it says so. */
+/*
+ * A page that compaction has moved in is the host's only once it says so. Until then
+ * no other moves, or this would never end.
+ */
 static void oom_waits_for_a_page_that_moves(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, PFN | F(DEFLATE_ON_OOM));
 	struct vbal_dev *vb = test_plug_bound(test);
 	struct page *newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
+	struct vbal_move *move = &vb->size.move;
 	struct oom_task task;
 
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, newpage);
@@ -892,8 +896,10 @@ static void oom_waits_for_a_page_that_moves(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, exchange(vb, VBAL_MODE_PFN, newpage), 0);
 	put_page(newpage);
 	oom_begin(test, &task, vb);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(move->wanted)));
 	fake_host_speak(h);
 	KUNIT_EXPECT_EQ(test, oom_end(&task), 15UL);
+	KUNIT_EXPECT_FALSE(test, READ_ONCE(move->wanted));
 }
 
 /* The host has not yet read of the last step: that is no reason to kill. */
