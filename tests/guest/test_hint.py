@@ -3,6 +3,7 @@
 
 import pytest
 from conftest import MIB
+from vbalmonitor import Watch
 
 DIRECTORY = "/sys/bus/virtio/drivers/vballoon/virtio*/balloon"
 # no reporting: it would tell the host of the same pages
@@ -104,6 +105,7 @@ def test_a_driver_loaded_during_a_migration_follows_the_next_round(guest):
 
 
 def test_inflating_and_hinting_at_once(guest):
+    watch = Watch(guest)
     begin_slow_migration(guest)
     guest.inflate(512 * MIB)
     guest.wait_for(lambda: read(guest, "target_bytes") == 512 * MIB, 120, "the target to arrive")
@@ -111,6 +113,10 @@ def test_inflating_and_hinting_at_once(guest):
     guest.wait_inflated(512 * MIB)
     guest.inflate(0)
     guest.wait_inflated(0)
+    guest.wait_for(lambda: read(guest, "hint_held_bytes") == 0, 120, "DONE to be followed")
+    monitor = watch.end()
+    assert not monitor.breaches
+    assert monitor.has_hinted and not monitor.hinting and not monitor.held
 
 
 def moved_bytes(lab, params):

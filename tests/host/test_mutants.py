@@ -90,7 +90,14 @@ def test_a_larger_sample_holds_the_smaller_and_each_kind():
     (["    # Subtest: vballoon_wire", "    ok 1 a", "ok 1 vballoon_wire"], False, ""),
 ])
 def test_it_knows_what_noticed(lines, hung, noticed):
-    assert program().noticed_in(lines, hung, "uml") == noticed
+    assert program().noticed_in(lines, hung, program().places()["plain"]) == noticed
+
+
+def test_a_skip_is_noticed_where_the_suite_has_what_it_wants():
+    lines = ["    # Subtest: vballoon_poison", "    ok 1 a # SKIP freed pages are not poisoned"]
+    places = program().places()
+    assert not program().noticed_in(lines, False, places["checked"])
+    assert "SKIP" in program().noticed_in(lines, False, places["poison"])
 
 
 def test_an_explanation_needs_a_reason():

@@ -559,14 +559,18 @@ static void sim_write_policy(struct sim *s)
 	sim_write(s, "policy", squeeze ? "squeeze" : "protect");
 }
 
+/* Those that the kernel would show. */
 static void sim_read_all(struct sim *s)
 {
+	const struct attribute_group *group = vbal_dev_groups[0];
 	char *buf = (char *)__get_free_page(GFP_KERNEL);
+	struct device *dev = &s->h->vdev.dev;
 	struct device_attribute *attr;
 	unsigned int i;
 
 	for (i = 0; buf && (attr = sim_attr(i)); i++)
-		if (attr->show(&s->h->vdev.dev, attr, buf) <= 0)
+		if (group->is_visible(&dev->kobj, &attr->attr, i) &&
+		    attr->show(dev, attr, buf) <= 0)
 			sim_fail(s, "%s cannot be read", attr->attr.name);
 	free_page((unsigned long)buf);
 }

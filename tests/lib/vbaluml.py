@@ -40,6 +40,8 @@ while read -r plan; do
     [ -z "$failed" ] || break
 done </plans
 rmmod vballoon_kunit
+cd /sys/kernel/debug
+[ ! -e kmemleak ] || {{ sleep 6; echo scan >kmemleak; echo scan >kmemleak; cat kmemleak; }}
 echo finished
 poweroff -f
 """
@@ -130,7 +132,8 @@ class World:
     """A kernel and a module to simulate with."""
 
     def __init__(self, flavour, suites, room="simulate", mem_mib=MEM_MIB, clock=SAME_EACH_TIME,
-                 parameter="simulate", make_options=()):
+                 parameter="simulate", make_options=(), append=()):
+        self.append = append
         self.build = vbalkunit.test_kernel(flavour)
         self.mem_mib, self.clock = mem_mib, clock
         self.init = INIT.replace("@parameter", parameter)
@@ -162,7 +165,8 @@ class World:
                 "root=/dev/root", "rootfstype=hostfs", f"rootflags={root}", "rw", "init=/init",
                 "con=null", "con0=null,fd:1", f"uml_dir={root}/tmp", "nokaslr",
                 "panic_on_warn=1", "oops=panic", "panic=-1", "printk.time=0",
-                f"loglevel={7 if trace or kunit else 3}", f"kunit.enable={int(kunit)}"]
+                f"loglevel={7 if trace or kunit else 3}", f"kunit.enable={int(kunit)}",
+                *self.append]
 
     def run(self, plans, kunit=False, heard=None, enough=None, silence=SILENCE_SECONDS):
         """Simulate; return the reports, and the console's text.
