@@ -611,6 +611,13 @@ static bool vbal_guard_misses(const struct vbal_guard *g,
 	return false;
 }
 
+/* Was it seen lately what comes back anyway? */
+static bool vbal_guard_has_learned(const struct vbal_guard *g,
+				   const struct vbal_signals *s)
+{
+	return g->learned_at_ms && s->now_ms < g->learned_at_ms + VBAL_STALE_MS;
+}
+
 /*
  * Is it known what comes back anyway? As long as nothing of the page cache was
  * taken, that may be all of it.
@@ -619,7 +626,7 @@ static bool vbal_guard_knows(const struct vbal_guard *g,
 			     const struct vbal_signals *s)
 {
 	return g->took_cache || g->dropped_pages || g->undone_pages ||
-	       s->now_ms < g->learned_at_ms + VBAL_STALE_MS;
+	       vbal_guard_has_learned(g, s);
 }
 
 /* What proves most. */
@@ -904,7 +911,7 @@ static bool vbal_guard_must_learn(struct vbal_guard *g,
 				  const struct vbal_signals *s,
 				  struct vbal_verdict *v)
 {
-	if (g->dropped_pages || s->now_ms < g->learned_at_ms + VBAL_STALE_MS)
+	if (g->dropped_pages || vbal_guard_has_learned(g, s))
 		return false;
 	if (s->held_pages != g->mark.held_pages) {
 		g->mark = *s;

@@ -195,17 +195,22 @@ static struct page *vbal_pages_squeeze(struct vbal_pages *vp)
 	return vbal_reclaim_alloc(&vp->reclaim, numa_node_id(), gfp, 0);
 }
 
-/* Pieces that reclaim leaves lie there until they are so many: they may merge. */
-static unsigned long vbal_pages_slack(unsigned long left)
+/*
+ * Pieces that reclaim leaves lie there until they are so many: they may merge. A
+ * batch may be small, and what lies free anyway is more than it.
+ */
+static unsigned long vbal_pages_slack(const struct vbal_want *want,
+				      unsigned long left)
 {
-	return min3(left, totalram_pages() / 64, VBAL_SLACK_MAX_PAGES);
+	return min3(max(left, want->granted_pages), totalram_pages() / 64,
+		    VBAL_SLACK_MAX_PAGES);
 }
 
 static unsigned int vbal_pages_min_order(const struct vbal_want *want,
 					 unsigned long left)
 {
 	if (!want->reclaim || left < 1UL << VBAL_BLOCK_ORDER ||
-	    vbal_reclaim_largest() >= vbal_pages_slack(left))
+	    vbal_reclaim_largest() >= vbal_pages_slack(want, left))
 		return want->min_order;
 	return max_t(unsigned int, want->min_order, VBAL_BLOCK_ORDER);
 }
@@ -228,14 +233,18 @@ static unsigned int vbal_pages_max_order(const struct vbal_pages *vp,
  *
  * Context: Size worker.
  * Return: pages if a sixteenth of all memory is free in less than whole blocks,
- * and from then on until hardly any are left; else 0.
+ * beyond what could not be had last time, and from then on until hardly any are
+ * left; else 0.
  */
 unsigned long vbal_pages_scattered(struct vbal_pages *vp)
 {
-	unsigned long limit = totalram_pages() / (vp->scattered ? 1024 : 16);
 	unsigned long nr_pages = vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
 
-	vp->scattered = nr_pages > limit;
+	vp->left_pieces = min(vp->left_pieces, nr_pages);
+	vp->scattered = nr_pages >
+			(vp->scattered ?
+				 totalram_pages() / 1024 :
+				 vp->left_pieces + totalram_pages() / 16);
 	return vp->scattered ? nr_pages : 0;
 }
 
@@ -255,16 +264,18 @@ unsigned long vbal_pages_scattered(struct vbal_pages *vp)
 void vbal_pages_took_pieces(struct vbal_pages *vp, unsigned long had,
 			    unsigned long took)
 {
-	unsigned long enough;
+	unsigned long left;
 
 	if (!vp->took_pieces)
 		vp->had_pieces = had;
 	vp->took_pieces += took;
 	if (took && vp->took_pieces < VBAL_STROKE_PAGES)
 		return;
-	enough = vp->had_pieces - min(vp->had_pieces, vp->took_pieces / 4);
-	if (!took || vbal_reclaim_pieces(VBAL_BLOCK_ORDER) > enough)
+	left = vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
+	if (!took || left + vp->took_pieces / 4 > vp->had_pieces) {
 		vp->scattered = false;
+		vp->left_pieces = left;
+	}
 	vp->took_pieces = 0;
 }
 
@@ -331,9 +342,10 @@ bool vbal_pages_make_room(struct vbal_pages *vp, const struct vbal_want *want,
 	struct page *page;
 	bool progress;
 
-	progress = vbal_reclaim_make(&vp->reclaim, min(left, VBAL_STROKE_PAGES),
-				     vbal_pages_slack(left),
-				     vbal_pages_gfp_room(want));
+	progress = vbal_reclaim_make(
+		&vp->reclaim,
+		min(max(left, want->granted_pages), VBAL_STROKE_PAGES),
+		vbal_pages_slack(want, left), vbal_pages_gfp_room(want));
 	while (vbal_pages_left(want, out) >= VBAL_RECLAIM_PAGES &&
 	       (page = vbal_reclaim_pop(&vp->reclaim)))
 		vbal_blocks_add_new(out, page, VBAL_RECLAIM_ORDER);

@@ -286,6 +286,7 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 {
 	struct vbal_want want = {
 		.nr_pages = v->grant_pages,
+		.granted_pages = v->grant_pages,
 		.reclaim = v->reclaim,
 		.slab = v->slab,
 		.squeeze = vbal_squeezing(size),

@@ -91,6 +91,7 @@ struct vbal_bag {
  * @scattered: much is free in pieces, and they are taken first; size worker
  * @had_pieces: pages that lay in pieces when @took_pieces was nothing; size worker
  * @took_pieces: taken since; size worker
+ * @left_pieces: pages that lay in pieces when these could not be had; size worker
  * @nr_given: pages ever held, for statistics
  * @nr_taken: pages ever given back to the guest, for statistics
  * @nr_alloc_failed: allocations that got not even a single page
@@ -113,6 +114,7 @@ struct vbal_pages {
 	bool scattered;
 	unsigned long had_pieces;
 	unsigned long took_pieces;
+	unsigned long left_pieces;
 
 	atomic_long_t nr_given;
 	atomic_long_t nr_taken;
@@ -125,6 +127,7 @@ struct vbal_pages {
 /**
  * struct vbal_want - what to ask the allocator for
  * @nr_pages: no more pages than this
+ * @granted_pages: what more may follow, this included; 0: nothing
  * @max_blocks: no more blocks than this
  * @min_order: nothing below this order
  * @max_order: nothing above this order
@@ -135,6 +138,7 @@ struct vbal_pages {
  */
 struct vbal_want {
 	unsigned long nr_pages;
+	unsigned long granted_pages;
 	unsigned int max_blocks;
 	unsigned int min_order;
 	unsigned int max_order;

@@ -769,6 +769,22 @@ static void missed_pages_before_any_cache_hold_nothing(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->g.nr_pressure_events, 0);
 }
 
+/* Nothing was seen at time 0, however short a time ago that is. */
+static void missed_pages_soon_after_boot_are_looked_at(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	t->s.now_ms = 1000;
+	t->g.learned_at_ms = 0;
+	set_cached(t, MIB(500), MIB(400));
+	KUNIT_EXPECT_EQ(test, take(t), 0UL);
+	t->s.missed[VBAL_REFAULTED] += MIB(2);
+	t->s.now_ms += 2;
+	KUNIT_EXPECT_EQ(test, take(t), 0UL);
+	KUNIT_EXPECT_EQ(test, t->v.state, VBAL_STATE_INFLATING);
+	KUNIT_EXPECT_EQ(test, t->g.nr_pressure_events, 0);
+}
+
 /* Who has free memory need not look at all. */
 static void missed_pages_of_before_end_with_the_pressure(struct kunit *test)
 {
@@ -1696,6 +1712,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(missed_pages_of_before_change_nothing),
 	KUNIT_CASE(missed_pages_before_any_cache_hold_nothing),
 	KUNIT_CASE(missed_pages_of_before_end_with_the_pressure),
+	KUNIT_CASE(missed_pages_soon_after_boot_are_looked_at),
 	KUNIT_CASE(dropped_is_never_more_than_held),
 	KUNIT_CASE(pieces_that_reclaim_leaves_count_as_dropped),
 	KUNIT_CASE(memory_that_was_let_go_does_not_count_as_dropped),

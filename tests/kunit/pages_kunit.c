@@ -533,6 +533,9 @@ static void pieces_that_cannot_be_had_are_left(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, t->vp.scattered);
 	vbal_pages_took_pieces(&t->vp, had, nr_pages);
 	KUNIT_EXPECT_FALSE(test, t->vp.scattered);
+	/* Nor are they looked at again, until many more lie about. */
+	KUNIT_EXPECT_EQ(test, vbal_pages_scattered(&t->vp), 0UL);
+	t->vp.left_pieces = 0;
 	KUNIT_EXPECT_GT(test, vbal_pages_scattered(&t->vp), 0UL);
 	/* Who takes little cannot tell. */
 	vbal_pages_took_pieces(&t->vp, had, 1);
