@@ -223,6 +223,17 @@ static unsigned int vbal_pages_max_order(const struct vbal_pages *vp,
 	return min(top, want->max_order);
 }
 
+/*
+ * The kernel's own allocations are of pieces, too: without any they break blocks,
+ * each of which raises the watermarks, and in a small guest that is all there is.
+ */
+static unsigned long vbal_pages_few(void)
+{
+	return min(totalram_pages() / 128,
+		   max(totalram_pages() / 1024,
+		       (unsigned long)SZ_2M >> PAGE_SHIFT));
+}
+
 /**
  * vbal_pages_scattered() - how much lies about in pieces, where that is much
  * @vp: the pages
@@ -239,12 +250,12 @@ static unsigned int vbal_pages_max_order(const struct vbal_pages *vp,
 unsigned long vbal_pages_scattered(struct vbal_pages *vp)
 {
 	unsigned long nr_pages = vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
+	unsigned long limit;
 
 	vp->left_pieces = min(vp->left_pieces, nr_pages);
-	vp->scattered = nr_pages >
-			(vp->scattered ?
-				 totalram_pages() / 1024 :
-				 vp->left_pieces + totalram_pages() / 16);
+	limit = vp->scattered ? vbal_pages_few() :
+				vp->left_pieces + totalram_pages() / 16;
+	vp->scattered = nr_pages > limit;
 	return vp->scattered ? nr_pages : 0;
 }
 
