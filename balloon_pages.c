@@ -195,14 +195,21 @@ static struct page *vbal_pages_squeeze(struct vbal_pages *vp)
 	return vbal_reclaim_alloc(&vp->reclaim, numa_node_id(), gfp, 0);
 }
 
+/* A batch may be small: what is granted, or what is @left of the batch if that is more. */
+static unsigned long vbal_pages_ahead(const struct vbal_want *want,
+				      unsigned long left)
+{
+	return max(left, want->granted_pages);
+}
+
 /*
- * Pieces that reclaim leaves lie there until they are so many: they may merge. A
- * batch may be small, and what lies free anyway is more than it.
+ * Pieces that reclaim leaves lie there until they are so many: they may merge. Not
+ * of the batch, as more than that may lie free anyway.
  */
 static unsigned long vbal_pages_slack(const struct vbal_want *want,
 				      unsigned long left)
 {
-	return min3(max(left, want->granted_pages), totalram_pages() / 64,
+	return min3(vbal_pages_ahead(want, left), totalram_pages() / 64,
 		    VBAL_SLACK_MAX_PAGES);
 }
 
@@ -355,7 +362,7 @@ bool vbal_pages_make_room(struct vbal_pages *vp, const struct vbal_want *want,
 
 	progress = vbal_reclaim_make(
 		&vp->reclaim,
-		min(max(left, want->granted_pages), VBAL_STROKE_PAGES),
+		min(vbal_pages_ahead(want, left), VBAL_STROKE_PAGES),
 		vbal_pages_slack(want, left), vbal_pages_gfp_room(want));
 	while (vbal_pages_left(want, out) >= VBAL_RECLAIM_PAGES &&
 	       (page = vbal_reclaim_pop(&vp->reclaim)))
