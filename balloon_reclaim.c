@@ -292,15 +292,14 @@ static bool vbal_reclaim_add(struct vbal_reclaim *r, struct page *page,
 
 /*
  * A free block that must stay free, but would be handed out again instead of
- * anything being reclaimed: one page of it is kept until the end.
+ * anything being reclaimed: one page of it is kept until the end. For a block
+ * that somebody else has got hold of the allocator keeps just the first page
+ * back, and frees the others in the largest pieces: nine of them, not 511.
  */
 static void vbal_reclaim_pin(struct vbal_reclaim *r, struct page *page)
 {
-	unsigned long i;
-
-	split_page(page, VBAL_RECLAIM_ORDER);
-	for (i = 1; i < VBAL_RECLAIM_PAGES; i++)
-		__free_page(page + i);
+	get_page(page);
+	__free_pages(page, VBAL_RECLAIM_ORDER);
 	if (!vbal_reclaim_add(r, page, &r->pins))
 		__free_page(page);
 }
