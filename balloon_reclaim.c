@@ -189,8 +189,12 @@ static bool vbal_zone_has_piece(struct zone *zone, gfp_t gfp,
 }
 
 /*
- * A block, unless its zone would be left with less than it needs. True: that is
- * the answer, be it that nothing is free.
+ * A block, unless another zone had to give it and would be left with less than it
+ * needs. True: that is the answer, be it that nothing is free.
+ *
+ * What @zone has to spare was seen before. Looked at afterwards it may seem to be
+ * short: the CPU's list of whole blocks is filled by two, and the other one, like
+ * one that is given back, does not count as free.
  */
 static bool vbal_zone_try(struct zone *zone, gfp_t gfp, unsigned int order,
 			  bool pieces, struct page **page)
@@ -199,7 +203,8 @@ static bool vbal_zone_try(struct zone *zone, gfp_t gfp, unsigned int order,
 	if (pieces && !vbal_zone_has_piece(zone, gfp, order))
 		return false;
 	*page = alloc_pages_node(zone_to_nid(zone), gfp, order);
-	if (!*page || vbal_zone_room(page_zone(*page)))
+	if (!*page || page_zone(*page) == zone ||
+	    vbal_zone_room(page_zone(*page)))
 		return true;
 	__free_pages(*page, order);
 	*page = NULL;

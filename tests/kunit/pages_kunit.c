@@ -493,6 +493,33 @@ static void make_room_leaves_what_zones_need(struct kunit *test)
 	move_high_watermarks(-nr_pages);
 }
 
+/* Asks for a block where no zone has more than that to spare. */
+static bool takes_the_last(void)
+{
+	long nr_pages = vbal_node_room(numa_node_id()) - BLOCK_PAGES;
+	struct page *page;
+
+	move_high_watermarks(nr_pages);
+	page = vbal_reclaim_take(vbal_pages_gfp_block(), VBAL_BLOCK_ORDER,
+				 false);
+	move_high_watermarks(-nr_pages);
+	if (page)
+		__free_pages(page, VBAL_BLOCK_ORDER);
+	return page;
+}
+
+/* What is to spare is taken to the last, not given back because nothing is left. */
+static void take_leaves_no_room(struct kunit *test)
+{
+	unsigned int nr_tries = 20;
+
+	KUNIT_ASSERT_GT(test, vbal_node_room(numa_node_id()), BLOCK_PAGES);
+	/* Others take memory meanwhile. */
+	while (nr_tries && !takes_the_last())
+		nr_tries--;
+	KUNIT_EXPECT_GT(test, nr_tries, 0U);
+}
+
 static void alloc_of_pieces_breaks_no_block(struct kunit *test)
 {
 	struct pages_test *t = test->priv;
@@ -600,6 +627,7 @@ static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(make_room_ends_when_there_is_enough),
 	KUNIT_CASE(largest_room_is_no_more_than_is_free),
 	KUNIT_CASE(make_room_leaves_what_zones_need),
+	KUNIT_CASE(take_leaves_no_room),
 	KUNIT_CASE(alloc_of_pieces_breaks_no_block),
 	KUNIT_CASE(pieces_that_cannot_be_had_are_left),
 	KUNIT_CASE(own_stalls_are_those_that_the_kernel_counts),
