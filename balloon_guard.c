@@ -588,6 +588,24 @@ static unsigned long vbal_guard_new_stalls(const struct vbal_guard *g,
 			   vbal_beyond(s->own_stalls, g->mark.own_stalls));
 }
 
+/* Does more of the page cache come back than these, and than is worth a word? */
+static bool vbal_guard_reads_again(const struct vbal_guard *g,
+				   const struct vbal_signals *s,
+				   const unsigned long *per_s)
+{
+	unsigned long limit = clamp(s->total_pages / 1024,
+				    VBAL_MISSED_MIN_PAGES,
+				    VBAL_MISSED_MAX_PAGES);
+	u64 age_ms = s->now_ms - g->mark.now_ms;
+	unsigned int i;
+
+	for (i = 0; i < VBAL_NR_MISSED; i++)
+		if (vbal_beyond(s->missed[i], g->mark.missed[i]) >
+		    limit + 2 * vbal_rate_count(per_s[i], age_ms))
+			return true;
+	return false;
+}
+
 /*
  * Does more come back than comes back anyway? Twice, as nothing is steady.
  *
@@ -598,17 +616,16 @@ static unsigned long vbal_guard_new_stalls(const struct vbal_guard *g,
 static bool vbal_guard_misses(const struct vbal_guard *g,
 			      const struct vbal_signals *s)
 {
-	unsigned long limit = clamp(s->total_pages / 1024,
-				    VBAL_MISSED_MIN_PAGES,
-				    VBAL_MISSED_MAX_PAGES);
-	u64 age_ms = s->now_ms - g->mark.now_ms;
-	unsigned int i;
+	return vbal_guard_reads_again(g, s, g->foreign_per_s);
+}
 
-	for (i = 0; i < VBAL_NR_MISSED; i++)
-		if (vbal_beyond(s->missed[i], g->mark.missed[i]) >
-		    limit + 2 * vbal_rate_count(g->foreign_per_s[i], age_ms))
-			return true;
-	return false;
+/* Who reads faster than kswapd drops stalls for no more than page cache. */
+static bool vbal_guard_streams(const struct vbal_guard *g,
+			       const struct vbal_signals *s)
+{
+	static const unsigned long nothing[VBAL_NR_MISSED];
+
+	return vbal_guard_reads_again(g, s, nothing);
 }
 
 /* Was it seen lately what comes back anyway? */
@@ -635,15 +652,13 @@ static enum vbal_pressure vbal_guard_compare(const struct vbal_guard *g,
 {
 	bool swaps = vbal_beyond(s->swapped_out, g->mark.swapped_out) >
 		     VBAL_SWAP_LIMIT_PAGES;
-	bool misses = vbal_guard_misses(g, s);
 
-	/* Who reads faster than kswapd drops stalls for no more than page cache. */
 	if (vbal_guard_new_stalls(g, s) > VBAL_STALL_LIMIT &&
-	    (swaps || !misses || vbal_guard_is_short(g, s)))
+	    (swaps || !vbal_guard_streams(g, s) || vbal_guard_is_short(g, s)))
 		return VBAL_PRESSURE_STALL;
 	if (swaps)
 		return VBAL_PRESSURE_SWAP;
-	return misses ? VBAL_PRESSURE_MISSED : VBAL_CALM;
+	return vbal_guard_misses(g, s) ? VBAL_PRESSURE_MISSED : VBAL_CALM;
 }
 
 /* One kind of what comes back: is it the balloon's fault? */
@@ -917,6 +932,8 @@ static bool vbal_guard_must_learn(struct vbal_guard *g,
 		g->mark = *s;
 		g->took_cache = false;
 	}
+	/* Free memory waits, too: taking it would begin the look again. */
+	g->look_first = true;
 	vbal_guard_refuse(v, VBAL_STATE_INFLATING,
 			  "looking what the guest reads again anyway",
 			  VBAL_LEARN_MS);

@@ -749,6 +749,24 @@ static void missed_pages_of_before_change_nothing(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->g.nr_pressure_events, 0);
 }
 
+/* What kswapd frees meanwhile is left alone: taking it would begin the look again. */
+static void free_memory_does_not_begin_a_look_again(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+	unsigned int i;
+
+	t->g.learned_at_ms = 0;
+	set_cached(t, MIB(500), MIB(400));
+	for (i = 0; i < 12; i++) {
+		KUNIT_EXPECT_EQ(test, take(t) > 0, i >= 10);
+		t->s.missed[VBAL_REFAULTED] += MIB(2);
+		t->s.kswapd_pages += MIB(2);
+		t->s.above_high_pages = i & 1 ? MIB(6) : 0;
+		t->s.now_ms += 50;
+	}
+	KUNIT_EXPECT_EQ(test, t->g.nr_pressure_events, 0);
+}
+
 /* Nobody knows yet what comes back anyway: that is looked at first, free memory waits. */
 static void missed_pages_before_any_cache_hold_nothing(struct kunit *test)
 {
@@ -1087,6 +1105,29 @@ static void watch_of_stalls_is_not_hidden_by_swapping(struct kunit *test)
 	t->s.alloc_stalls += 5;
 	t->s.swapped_out += 1000;
 	KUNIT_EXPECT_EQ(test, watch(t), MIB(32));
+}
+
+/* A stream that is known waits for no more than its own page cache, as ever. */
+static void stalls_of_a_stream_are_its_own(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+	unsigned int i;
+
+	t->s.held_pages = MIB(300);
+	t->g.foreign_per_s[VBAL_REFAULTED] = MIB(400);
+	set_cached(t, MIB(400), MIB(300));
+	ask(t, 0);
+	for (i = 0; i < 20; i++) {
+		t->s.now_ms += 100;
+		t->s.missed[VBAL_REFAULTED] += MIB(40);
+		t->s.alloc_stalls += 8;
+		KUNIT_EXPECT_EQ(test, watch(t), 0);
+		KUNIT_EXPECT_GT(test, ask(t, MIB(1)), 0);
+	}
+	/* Without it they are somebody else's. */
+	t->s.now_ms += 100;
+	t->s.alloc_stalls += 8;
+	KUNIT_EXPECT_GT(test, watch(t), 0);
 }
 
 /* As after a balloon that was empty: nobody had to answer. */
@@ -1710,6 +1751,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(missed_pages_that_displace_others_are_given_back),
 	KUNIT_CASE(missed_pages_of_a_container_change_nothing),
 	KUNIT_CASE(missed_pages_of_before_change_nothing),
+	KUNIT_CASE(free_memory_does_not_begin_a_look_again),
 	KUNIT_CASE(missed_pages_before_any_cache_hold_nothing),
 	KUNIT_CASE(missed_pages_of_before_end_with_the_pressure),
 	KUNIT_CASE(missed_pages_soon_after_boot_are_looked_at),
@@ -1731,6 +1773,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(watch_of_a_swapping_container_is_silent),
 	KUNIT_CASE(watch_of_a_swapping_guest_gives_back),
 	KUNIT_CASE(watch_of_stalls_is_not_hidden_by_swapping),
+	KUNIT_CASE(stalls_of_a_stream_are_its_own),
 	KUNIT_CASE(pressure_long_over_gives_nothing_back),
 	KUNIT_CASE(own_stalls_hide_others_for_a_window_only),
 	KUNIT_CASE(settle_holds_whatever_is_free),
