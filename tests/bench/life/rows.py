@@ -17,6 +17,8 @@ MIB = 1 << 20
 LRU_GEN = "/sys/kernel/mm/lru_gen/enabled"
 SMALL_FILE_KIB = 64
 SETTLE_SECONDS = 10
+# So often at most a balloon is resized where nobody is to notice: no policy does so more often.
+RESIZE_SECONDS = 0.45
 COLD, WARM = 1, 3
 MOVABLE_ZONES = ("Movable", "Device")
 
@@ -188,8 +190,8 @@ def fill_fragments(turn):
                             "fragments")
 
 
-def unnoticed(turn, fill):
-    """Small work is timed while the balloon moves all the time."""
+def unnoticed(turn, fill, pause_seconds):
+    """Small work is timed while the balloon moves again and again."""
     mem_mib = 2048
     guest = turn.boot(mem_mib, neighbour=False, extra_qemu=blank_disk(mem_mib))
     ms = int(turn.options.window_seconds * 1000)
@@ -199,7 +201,7 @@ def unnoticed(turn, fill):
         with turn.watch.noting(figures):
             request = guest.begin(f"/life {work} {ms}", 60 + ms // 1000)
             if turn.driver != NONE:
-                resizes += keep_moving(turn, mem_mib // 2)
+                resizes += keep_moving(turn, mem_mib // 2, pause_seconds)
             status, output = guest.finish(request)
         if status:
             raise GuestError(f"life {work} failed: {output}")
@@ -211,16 +213,20 @@ def unnoticed(turn, fill):
     return {**figures, "resizes": resizes}
 
 
-def keep_moving(turn, low_mib):
-    """Move the balloon there and back for the window's time; return how often it arrived."""
+def keep_moving(turn, low_mib, pause_seconds):
+    """Move the balloon there and back for the window's time; return how often it arrived.
+
+    It is asked anew as soon as it has arrived, but not within `pause_seconds` of the last time.
+    """
     guest, arrived = turn.guest, 0
     end = time.monotonic() + turn.options.window_seconds
-    while time.monotonic() < end:
+    while (now := time.monotonic()) < end:
         target = (guest.mem_mib if arrived % 2 else low_mib) * MIB
         guest.balloon(target)
         while guest.actual_bytes() != target and time.monotonic() < end:
             time.sleep(0.005)
         arrived += guest.actual_bytes() == target
+        time.sleep(max(0, min(now + pause_seconds, end) - time.monotonic()))
     return arrived
 
 
@@ -248,13 +254,13 @@ def _fragments(name, what, run):
     return Row(name, what, run, goals, SPEED + ("host_system_s", "gained_percent") + HARM)
 
 
-def _unnoticed(name, what, fill):
+def _unnoticed(name, what, fill, pause_seconds=RESIZE_SECONDS):
     shares = [f"{work}_{share}_us" for work in WORKS for share in ("p99", "p999")]
     goals = tuple(Goal(share, "<=", 1.1 if "p99_" in share else 1.5, of=NONE)
                   for share in shares)
-    return Row(name, what, partial(unnoticed, fill=fill), goals, tuple(shares),
-               shown=(*shares, "resizes", "others_percent"), headline="sweep_p99_us",
-               mem_mib=2048, baseline=True)
+    run = partial(unnoticed, fill=fill, pause_seconds=pause_seconds)
+    return Row(name, what, run, goals, tuple(shares), shown=(*shares, "resizes", "others_percent"),
+               headline="sweep_p99_us", mem_mib=2048, baseline=True)
 
 
 ROWS = (
@@ -297,7 +303,10 @@ ROWS = (
         shown=("seconds_100", "touch_s", "slowest_ms", "swapped_out", "stalls", "oom_kills",
                "work_failed", "others_percent"),
         headline="touch_s", mem_mib=2048, baseline=True),
-    _unnoticed("unnoticed-free", "small work while free memory moves all the time", fill_free),
+    _unnoticed("unnoticed-free", "small work while free memory moves, twice a second at most",
+               fill_free),
+    _unnoticed("unnoticed-restless", "the same without any pause: who is faster moves more often",
+               fill_free, pause_seconds=0),
     _unnoticed("unnoticed-cache", "small work while page cache is given", fill_cached),
     _unnoticed("unnoticed-fragments", "small work while the memory between pages in use moves",
                fill_fragments),
