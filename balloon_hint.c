@@ -12,7 +12,8 @@
  *
  * The round also ends when the guest has no more to spare. The host may discard
  * a block at any time until it has used the block's buffer, whatever it said
- * meanwhile: so each buffer has a slot that keeps its block until then. Used
+ * meanwhile: so each buffer has a slot that keeps its block until then. A guest in
+ * need cannot have it back, so the host never has more than the guest has left. Used
  * blocks wait for DONE, because giving them back makes the host copy them; only
  * memory pressure, and memory that goes offline, free them earlier.
  *
@@ -151,7 +152,7 @@ static struct page *vbal_hint_alloc(struct vbal_hint *h, unsigned long spare)
 	return NULL;
 }
 
-/* Return: pages hinted, -ENOSPC: ring full, -ENOMEM: no more to spare */
+/* Return: pages hinted, -ENOSPC: the host has enough, -ENOMEM: no more to spare */
 static long vbal_hint_add_block(struct vbal_hint *h, unsigned long spare)
 {
 	struct vbal_hint_slot *slot;
@@ -160,7 +161,7 @@ static long vbal_hint_add_block(struct vbal_hint *h, unsigned long spare)
 	int ret;
 
 	slot = list_first_entry_or_null(&h->idle, struct vbal_hint_slot, node);
-	if (!slot)
+	if (!slot || h->busy_pages > spare)
 		return -ENOSPC;
 	page = vbal_hint_alloc(h, spare);
 	if (!page)
@@ -197,7 +198,7 @@ static int vbal_hint_add_chunk(struct vbal_hint *h)
 }
 
 /*
- * As many blocks as ring and guest have room for, unless the host changes its
+ * As many blocks as host and guest have room for, unless the host changes its
  * mind. -ENOSPC: on as soon as the host has used some buffers.
  */
 static int vbal_hint_fill(struct vbal_hint *h)

@@ -1555,6 +1555,29 @@ static void hint_leaves_the_reserve(struct kunit *test)
 }
 
 /* What came of the last round before a reset, the host has forgotten. */
+/* A host that answers nothing, and blocks that nobody can have back: half of it at most. */
+static void hint_leaves_as_much_as_the_host_has(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, HINT);
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_signals s;
+
+	fake_host_set_budget(h, FAKE_HINT, 0);
+	fake_host_set_hint_cmd(h, 7);
+	KUNIT_ASSERT_TRUE(test, fake_wait(hint_pages(vb)));
+	flush_work(&vb->hint.work);
+	vbal_size_sample(&vb->size, &s);
+	KUNIT_EXPECT_GE(test, s.avail_pages + BIT(VBAL_HINT_ORDER),
+			READ_ONCE(vb->hint.busy_pages));
+	/* The round goes on when it answers, and ends when no more is to spare. */
+	KUNIT_EXPECT_EQ(test, READ_ONCE(vb->hint.phase), VBAL_HINT_ROUND);
+	fake_host_set_budget(h, FAKE_HINT, FAKE_UNLIMITED);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->hint.phase) ==
+					  VBAL_HINT_IDLE));
+	fake_host_set_hint_cmd(h, VIRTIO_BALLOON_CMD_ID_DONE);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!hint_pages(vb)));
+}
+
 static void hint_begins_anew_after_a_reset(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, HINT);
@@ -1703,6 +1726,7 @@ static struct kunit_case hint_test_cases[] = {
 	KUNIT_CASE(hint_waits_until_memory_is_offline),
 	KUNIT_CASE(hint_round_begins_and_ends),
 	KUNIT_CASE(hint_leaves_the_reserve),
+	KUNIT_CASE(hint_leaves_as_much_as_the_host_has),
 	KUNIT_CASE(hint_begins_anew_after_a_reset),
 	KUNIT_CASE(hint_done_without_a_round),
 	KUNIT_CASE(hint_keeps_pages_until_their_buffer_is_used),
