@@ -588,24 +588,6 @@ static unsigned long vbal_guard_new_stalls(const struct vbal_guard *g,
 			   vbal_beyond(s->own_stalls, g->mark.own_stalls));
 }
 
-/* Does more of the page cache come back than these, and than is worth a word? */
-static bool vbal_guard_reads_again(const struct vbal_guard *g,
-				   const struct vbal_signals *s,
-				   const unsigned long *per_s)
-{
-	unsigned long limit = clamp(s->total_pages / 1024,
-				    VBAL_MISSED_MIN_PAGES,
-				    VBAL_MISSED_MAX_PAGES);
-	u64 age_ms = s->now_ms - g->mark.now_ms;
-	unsigned int i;
-
-	for (i = 0; i < VBAL_NR_MISSED; i++)
-		if (vbal_beyond(s->missed[i], g->mark.missed[i]) >
-		    limit + 2 * vbal_rate_count(per_s[i], age_ms))
-			return true;
-	return false;
-}
-
 /*
  * Does more come back than comes back anyway? Twice, as nothing is steady.
  *
@@ -616,16 +598,36 @@ static bool vbal_guard_reads_again(const struct vbal_guard *g,
 static bool vbal_guard_misses(const struct vbal_guard *g,
 			      const struct vbal_signals *s)
 {
-	return vbal_guard_reads_again(g, s, g->foreign_per_s);
+	unsigned long limit = clamp(s->total_pages / 1024,
+				    VBAL_MISSED_MIN_PAGES,
+				    VBAL_MISSED_MAX_PAGES);
+	u64 age_ms = s->now_ms - g->mark.now_ms;
+	unsigned int i;
+
+	for (i = 0; i < VBAL_NR_MISSED; i++)
+		if (vbal_beyond(s->missed[i], g->mark.missed[i]) >
+		    limit + 2 * vbal_rate_count(g->foreign_per_s[i], age_ms))
+			return true;
+	return false;
 }
 
-/* Who reads faster than kswapd drops stalls for no more than page cache. */
-static bool vbal_guard_streams(const struct vbal_guard *g,
-			       const struct vbal_signals *s)
+/*
+ * Who reads faster than kswapd drops stalls for no more than page cache, and puts
+ * as much in its place: so many stalls are explained by what came back meanwhile.
+ * Unless what the guest could have, were there no balloon, becomes less: then
+ * somebody needs memory of his own, whoever else reads.
+ */
+static unsigned long vbal_guard_stream_stalls(const struct vbal_guard *g,
+					      const struct vbal_signals *s)
 {
-	static const unsigned long nothing[VBAL_NR_MISSED];
+	const struct vbal_signals *mark = &g->mark;
 
-	return vbal_guard_reads_again(g, s, nothing);
+	if (vbal_beyond(mark->avail_pages + mark->held_pages,
+			s->avail_pages + s->held_pages) > VBAL_MISSED_MAX_PAGES)
+		return 0;
+	return vbal_beyond(s->missed[VBAL_REFAULTED],
+			   mark->missed[VBAL_REFAULTED]) /
+	       VBAL_STALL_PAGES;
 }
 
 /* Was it seen lately what comes back anyway? */
@@ -652,13 +654,18 @@ static enum vbal_pressure vbal_guard_compare(const struct vbal_guard *g,
 {
 	bool swaps = vbal_beyond(s->swapped_out, g->mark.swapped_out) >
 		     VBAL_SWAP_LIMIT_PAGES;
+	bool misses = vbal_guard_misses(g, s);
+	unsigned long stalls = vbal_guard_new_stalls(g, s);
 
-	if (vbal_guard_new_stalls(g, s) > VBAL_STALL_LIMIT &&
-	    (swaps || !vbal_guard_streams(g, s) || vbal_guard_is_short(g, s)))
+	if (!swaps && !vbal_guard_is_short(g, s))
+		stalls = misses ? 0 :
+				  vbal_beyond(stalls,
+					      vbal_guard_stream_stalls(g, s));
+	if (stalls > VBAL_STALL_LIMIT)
 		return VBAL_PRESSURE_STALL;
 	if (swaps)
 		return VBAL_PRESSURE_SWAP;
-	return vbal_guard_misses(g, s) ? VBAL_PRESSURE_MISSED : VBAL_CALM;
+	return misses ? VBAL_PRESSURE_MISSED : VBAL_CALM;
 }
 
 /* One kind of what comes back: is it the balloon's fault? */
@@ -669,11 +676,12 @@ static void vbal_guard_learn_rate(struct vbal_guard *g, unsigned int i,
 	unsigned long *known = &g->foreign_per_s[i];
 	unsigned long left = *known;
 
-	/* Over, or nearly so: forgotten slowly, an eighth in a second. */
-	if (vbal_count_rate(missed, age_ms) < left / 2)
-		left -= vbal_rate_count(left,
-					min_t(u64, age_ms, MSEC_PER_SEC)) /
-			8;
+	/* Over, or nearly so: forgotten slowly, an eighth in a second, but all of it. */
+	if (2 * vbal_count_rate(missed, age_ms) < left)
+		left -= max(vbal_rate_count(left,
+					    min_t(u64, age_ms, MSEC_PER_SEC)) /
+				    8,
+			    1UL);
 	if (g->dropped_pages)
 		missed = vbal_beyond(missed, room);
 	*known = max(vbal_count_rate(missed, age_ms), left);

@@ -168,8 +168,8 @@ struct vbal_steps {
  * @mark: the signals at the start of the present window; size worker
  * @marked: @mark has been filled; size worker
  * @took_cache: page cache was granted since @mark; size worker
- * @look_first: pages came back, and it is not known what does so anyway; size
- *	worker
+ * @look_first: it is not known what comes back anyway, and until it is nothing is
+ *	taken; size worker
  * @cache_at_ms: when page cache was granted last; size worker
  * @granted: the last grant was of page cache, or of pieces that it left; size
  *	worker

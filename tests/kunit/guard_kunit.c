@@ -1107,9 +1107,32 @@ static void watch_of_stalls_is_not_hidden_by_swapping(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, watch(t), MIB(32));
 }
 
-/* A stream that is known waits for no more than its own page cache, as ever. */
+struct stream_case {
+	const char *name;
+	unsigned long again, lost, alloc_stalls;
+	bool held;
+};
+
+/* In a tenth of a second. */
+static const struct stream_case stream_cases[] = {
+	{ "a stream", .again = MIB(40), .alloc_stalls = 8 },
+	{ "no stream", .alloc_stalls = 8, .held = true },
+	{ "a trickle", .again = MIB(1) / 8, .alloc_stalls = 8, .held = true },
+	{ "a stream, and somebody who needs memory", .again = MIB(40),
+	  .lost = MIB(5), .alloc_stalls = 8, .held = true },
+};
+
+static void stream_case_desc(const struct stream_case *c, char *desc)
+{
+	strscpy(desc, c->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(stream, stream_cases, stream_case_desc);
+
+/* A stream that is known waits for its own page cache, as ever. Who else does? */
 static void stalls_of_a_stream_are_its_own(struct kunit *test)
 {
+	const struct stream_case *c = test->param_value;
 	struct guard_test *t = test->priv;
 	unsigned int i;
 
@@ -1117,17 +1140,33 @@ static void stalls_of_a_stream_are_its_own(struct kunit *test)
 	t->g.foreign_per_s[VBAL_REFAULTED] = MIB(400);
 	set_cached(t, MIB(400), MIB(300));
 	ask(t, 0);
-	for (i = 0; i < 20; i++) {
+	for (i = 0; i < 8 && !t->g.nr_pressure_events; i++) {
 		t->s.now_ms += 100;
-		t->s.missed[VBAL_REFAULTED] += MIB(40);
-		t->s.alloc_stalls += 8;
-		KUNIT_EXPECT_EQ(test, watch(t), 0);
-		KUNIT_EXPECT_GT(test, ask(t, MIB(1)), 0);
+		t->s.missed[VBAL_REFAULTED] += c->again;
+		t->s.alloc_stalls += c->alloc_stalls;
+		t->s.avail_pages -= c->lost;
+		KUNIT_EXPECT_EQ(test, watch(t) > 0, c->held);
+		/* What goes to the balloon is not lost. */
+		t->s.held_pages += MIB(6);
+		t->s.avail_pages -= MIB(6);
+		ask(t, MIB(1));
 	}
-	/* Without it they are somebody else's. */
-	t->s.now_ms += 100;
-	t->s.alloc_stalls += 8;
-	KUNIT_EXPECT_GT(test, watch(t), 0);
+	KUNIT_EXPECT_EQ(test, t->g.nr_pressure_events, c->held);
+}
+
+/* What comes back no more is forgotten to the last page. */
+static void what_came_back_is_forgotten(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+	unsigned int i;
+
+	t->g.foreign_per_s[VBAL_REFAULTED] = 7;
+	set_cached(t, MIB(400), MIB(300));
+	for (i = 0; i < 200; i++) {
+		watch(t);
+		t->s.now_ms += 100;
+	}
+	KUNIT_EXPECT_EQ(test, t->g.foreign_per_s[VBAL_REFAULTED], 0);
 }
 
 /* As after a balloon that was empty: nobody had to answer. */
@@ -1773,7 +1812,8 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(watch_of_a_swapping_container_is_silent),
 	KUNIT_CASE(watch_of_a_swapping_guest_gives_back),
 	KUNIT_CASE(watch_of_stalls_is_not_hidden_by_swapping),
-	KUNIT_CASE(stalls_of_a_stream_are_its_own),
+	KUNIT_CASE_PARAM(stalls_of_a_stream_are_its_own, stream_gen_params),
+	KUNIT_CASE(what_came_back_is_forgotten),
 	KUNIT_CASE(pressure_long_over_gives_nothing_back),
 	KUNIT_CASE(own_stalls_hide_others_for_a_window_only),
 	KUNIT_CASE(settle_holds_whatever_is_free),
