@@ -189,12 +189,8 @@ static bool vbal_zone_has_piece(struct zone *zone, gfp_t gfp,
 }
 
 /*
- * A block, unless another zone had to give it and would be left with less than it
- * needs. True: that is the answer, be it that nothing is free.
- *
- * What @zone has to spare was seen before. Looked at afterwards it may seem to be
- * short: the CPU's list of whole blocks is filled by two, and the other one, like
- * one that is given back, does not count as free.
+ * A block, unless its zone would be left with less than it needs. True: that is
+ * the answer, be it that nothing is free.
  */
 static bool vbal_zone_try(struct zone *zone, gfp_t gfp, unsigned int order,
 			  bool pieces, struct page **page)
@@ -203,12 +199,21 @@ static bool vbal_zone_try(struct zone *zone, gfp_t gfp, unsigned int order,
 	if (pieces && !vbal_zone_has_piece(zone, gfp, order))
 		return false;
 	*page = alloc_pages_node(zone_to_nid(zone), gfp, order);
-	if (!*page || page_zone(*page) == zone ||
-	    vbal_zone_room(page_zone(*page)))
+	if (!*page || vbal_zone_room(page_zone(*page)))
 		return true;
 	__free_pages(*page, order);
 	*page = NULL;
 	return false;
+}
+
+/*
+ * What a zone has to have for a block to be had from it, and to be kept. Of blocks
+ * of 2 MiB the CPU's list takes two at a time, and what lies there, as what has
+ * been given back, does not count as free.
+ */
+static unsigned long vbal_zone_needs(unsigned int order)
+{
+	return (order == VBAL_BLOCK_ORDER ? 2UL : 1UL) << order;
 }
 
 /*
@@ -222,7 +227,7 @@ static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
 	struct page *page;
 	unsigned int i;
 
-	if (vbal_zone_room(zone) < 1UL << order)
+	if (vbal_zone_room(zone) <= vbal_zone_needs(order))
 		return NULL;
 	gfp = (gfp & ~__GFP_HIGHMEM) | vbal_zone_gfp(zone_idx(zone)) |
 	      __GFP_THISNODE;
@@ -296,15 +301,31 @@ static bool vbal_reclaim_add(struct vbal_reclaim *r, struct page *page,
 }
 
 /*
+ * Of a block that somebody else has got hold of the allocator keeps just the first
+ * page back, and frees the others in the largest pieces. But there are kernels
+ * with marks for memory profiling that then find pages without one.
+ */
+static void vbal_reclaim_free_but_first(struct page *page)
+{
+	unsigned long i;
+
+	if (!IS_ENABLED(CONFIG_MEM_ALLOC_PROFILING_DEBUG)) {
+		get_page(page);
+		__free_pages(page, VBAL_RECLAIM_ORDER);
+		return;
+	}
+	split_page(page, VBAL_RECLAIM_ORDER);
+	for (i = 1; i < VBAL_RECLAIM_PAGES; i++)
+		__free_page(page + i);
+}
+
+/*
  * A free block that must stay free, but would be handed out again instead of
- * anything being reclaimed: one page of it is kept until the end. For a block
- * that somebody else has got hold of the allocator keeps just the first page
- * back, and frees the others in the largest pieces: nine of them, not 511.
+ * anything being reclaimed: one page of it is kept until the end.
  */
 static void vbal_reclaim_pin(struct vbal_reclaim *r, struct page *page)
 {
-	get_page(page);
-	__free_pages(page, VBAL_RECLAIM_ORDER);
+	vbal_reclaim_free_but_first(page);
 	if (!vbal_reclaim_add(r, page, &r->pins))
 		__free_page(page);
 }

@@ -17,13 +17,9 @@
 #define VBAL_FRAMES_PER_PAGE (PAGE_SIZE >> VIRTIO_BALLOON_PFN_SHIFT)
 
 /*
- * Held as they are until the balloon rests: blocks of 2 MiB (a huge page of the
- * usual host) and more, or of what a kernel has that knows none so large.
+ * Held as they are until the balloon rests: blocks of VBAL_BLOCK_ORDER and more.
  * Anything smaller is held as single pages at once.
  */
-#define VBAL_2M_ORDER (ilog2(SZ_2M) - PAGE_SHIFT)
-#define VBAL_BLOCK_ORDER \
-	((VBAL_2M_ORDER) < MAX_PAGE_ORDER ? VBAL_2M_ORDER : MAX_PAGE_ORDER)
 #define VBAL_MAX_ORDER MAX_PAGE_ORDER
 #define VBAL_NR_ORDERS (VBAL_MAX_ORDER + 1)
 

@@ -13,6 +13,13 @@
 
 #include "balloon_compat.h"
 
+/*
+ * A whole block: 2 MiB, a huge page of the usual host, or what a kernel has that
+ * knows none so large.
+ */
+#define VBAL_2M_ORDER (ilog2(SZ_2M) - PAGE_SHIFT)
+#define VBAL_BLOCK_ORDER \
+	((VBAL_2M_ORDER) < MAX_PAGE_ORDER ? VBAL_2M_ORDER : MAX_PAGE_ORDER)
 /* Reclaim is asked for by blocks so large that they come out of it whole. */
 #define VBAL_RECLAIM_ORDER MAX_PAGE_ORDER
 #define VBAL_RECLAIM_PAGES BIT(VBAL_RECLAIM_ORDER)

@@ -493,29 +493,47 @@ static void make_room_leaves_what_zones_need(struct kunit *test)
 	move_high_watermarks(-nr_pages);
 }
 
-/* Asks for a block where no zone has more than that to spare. */
-static bool takes_the_last(void)
+static unsigned long nr_allocated(void)
 {
-	long nr_pages = vbal_node_room(numa_node_id()) - BLOCK_PAGES;
+	unsigned long event[NR_VM_EVENT_ITEMS], nr_pages = 0;
+	unsigned int i;
+
+	all_vm_events(event);
+	for (i = 0; i < MAX_NR_ZONES; i++)
+		nr_pages += event[PGALLOC_NORMAL - ZONE_NORMAL + i];
+	return nr_pages;
+}
+
+/* Asks for a block where no zone has more than @spare; true: none was touched. */
+static bool takes_nothing_of(unsigned long spare)
+{
+	long nr_pages = vbal_node_room(numa_node_id()) - spare;
+	unsigned long before;
 	struct page *page;
 
 	move_high_watermarks(nr_pages);
+	before = nr_allocated();
 	page = vbal_reclaim_take(vbal_pages_gfp_block(), VBAL_BLOCK_ORDER,
 				 false);
+	before = nr_allocated() - before;
 	move_high_watermarks(-nr_pages);
 	if (page)
 		__free_pages(page, VBAL_BLOCK_ORDER);
-	return page;
+	return !page && before < BLOCK_PAGES;
 }
 
-/* What is to spare is taken to the last, not given back because nothing is left. */
-static void take_leaves_no_room(struct kunit *test)
+/* A block that would have to go back is not taken, not even for a moment. */
+static void take_looks_before(struct kunit *test)
 {
 	unsigned int nr_tries = 20;
 
-	KUNIT_ASSERT_GT(test, vbal_node_room(numa_node_id()), BLOCK_PAGES);
-	/* Others take memory meanwhile. */
-	while (nr_tries && !takes_the_last())
+	KUNIT_ASSERT_GT(test, vbal_node_room(numa_node_id()), 4 * BLOCK_PAGES);
+	/* Others free memory meanwhile. */
+	while (nr_tries && !takes_nothing_of(BLOCK_PAGES))
+		nr_tries--;
+	KUNIT_EXPECT_GT(test, nr_tries, 0U);
+	nr_tries = 20;
+	while (nr_tries && takes_nothing_of(3 * BLOCK_PAGES))
 		nr_tries--;
 	KUNIT_EXPECT_GT(test, nr_tries, 0U);
 }
@@ -627,7 +645,7 @@ static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(make_room_ends_when_there_is_enough),
 	KUNIT_CASE(largest_room_is_no_more_than_is_free),
 	KUNIT_CASE(make_room_leaves_what_zones_need),
-	KUNIT_CASE(take_leaves_no_room),
+	KUNIT_CASE(take_looks_before),
 	KUNIT_CASE(alloc_of_pieces_breaks_no_block),
 	KUNIT_CASE(pieces_that_cannot_be_had_are_left),
 	KUNIT_CASE(own_stalls_are_those_that_the_kernel_counts),
