@@ -13,12 +13,13 @@
  * The round also ends when the guest has no more to spare. The host may discard
  * a block at any time until it has used the block's buffer, whatever it said
  * meanwhile: so each buffer has a slot that keeps its block until then. A guest in
- * need cannot have it back, so the host never has more than the guest has left. Used
+ * need cannot have it back, so it is given only while the guest has more left to
+ * spare than the host has not answered. Used
  * blocks wait for DONE, because giving them back makes the host copy them; only
  * memory pressure, and memory that goes offline, free them earlier.
  *
  * The work never sleeps for the host. What it has to leave undone, because the
- * ring is full or the last command is still on its way, it does when the
+ * host has enough or the last command is still on its way, it does when the
  * callback for used buffers queues it again.
  */
 #include "balloon_hint.h"
@@ -161,7 +162,7 @@ static long vbal_hint_add_block(struct vbal_hint *h, unsigned long spare)
 	int ret;
 
 	slot = list_first_entry_or_null(&h->idle, struct vbal_hint_slot, node);
-	if (!slot || h->busy_pages > spare)
+	if (!slot || (spare >> VBAL_BLOCK_ORDER && h->busy_pages > spare))
 		return -ENOSPC;
 	page = vbal_hint_alloc(h, spare);
 	if (!page)

@@ -1554,7 +1554,6 @@ static void hint_leaves_the_reserve(struct kunit *test)
 	KUNIT_EXPECT_LT(test, hint_pages(vb), 2UL * FRAMES_64M);
 }
 
-/* What came of the last round before a reset, the host has forgotten. */
 /* A host that answers nothing, and blocks that nobody can have back: half of it at most. */
 static void hint_leaves_as_much_as_the_host_has(struct kunit *test)
 {
@@ -1578,6 +1577,7 @@ static void hint_leaves_as_much_as_the_host_has(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fake_wait(!hint_pages(vb)));
 }
 
+/* What came of the last round before a reset, the host has forgotten. */
 static void hint_begins_anew_after_a_reset(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, HINT);
