@@ -10,6 +10,7 @@ the same scenarios with both drivers, and speeds.
 import re
 
 import pytest
+from vbalfiles import disk_of_files
 from vbalguest import CommandFailed
 from vbalpressure import (BALLOON, CHUNK_MIB, MIB, PAGE_BYTES, Reader, Recorder,
                           balloon_value, batches, disk, fill_tmpfs, is_settled, need_memory,
@@ -19,6 +20,8 @@ from vbalpressure import (BALLOON, CHUNK_MIB, MIB, PAGE_BYTES, Reader, Recorder,
 pytestmark = pytest.mark.stock
 
 TARGET_BYTES = 256 * MIB
+KIB = 1024
+FILES = 120000
 LRU_GEN = "/sys/kernel/mm/lru_gen/enabled"
 # A fifth of what 300 MiB would be: some pages go before the balloon has given any back.
 SWAP_STORM_PAGES = 300 * MIB // PAGE_BYTES // 5
@@ -139,6 +142,29 @@ def test_idle_page_cache_goes_in_large_blocks(lab, lru_gen, rounds):
         # what is promised to stay
         assert guest.meminfo()["Buffers"] > cached_kb / 16 - 2048
         assert balloon_value(guest, "pressure_give_backs") == 0
+        guest.check_clean()
+
+
+@pytest.mark.parametrize("swap_mib", [0, 512])
+def test_names_and_inodes_of_files_are_given(lab, swap_mib):
+    """What a guest remembers of files it has looked at is something to give, as page cache is."""
+    with pressed(lab, swap_mib=swap_mib, mem_mib=512, extra_qemu=disk_of_files(FILES),
+                 extra_modules=["virtio_blk", "ext4"]) as guest:
+        guest.check("mkdir -p /mnt; mount -t ext4 -o ro /dev/vd$([ -e /dev/vdb ] && echo b || "
+                    "echo a) /mnt; find /mnt >/dev/null", timeout=300)
+        before = guest.meminfo()
+        assert before["SReclaimable"] > 120 * 1024
+        # so much is neither free nor page cache
+        target = guest.mem_bytes - (before["MemFree"] + before["Buffers"] + before["Cached"]) * KIB
+        guest.balloon(target)
+        guest.wait_actual(target)
+        after = guest.meminfo()
+        assert after["SReclaimable"] < before["SReclaimable"] - 20 * 1024
+        after = guest.vmstat()
+        assert after["oom_kill"] == 0
+        # reclaim that may drop inodes may swap tmpfs; the guard stops it
+        assert after["pswpout"] < 512
+        guest.check("find /mnt >/dev/null", timeout=300)
         guest.check_clean()
 
 

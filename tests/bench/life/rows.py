@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable
 
+from vbalfiles import disk_of_files
 from vbalguest import GuestError
 from vbalpressure import Reader, Recorder, speed
 
 from .judge import IN_TREE, NONE, WORKS, Goal
 from .seen import parse_free_mib
-from .turn import DISK, LeftOut, blank_disk, disk_of_files
+from .turn import DISK, LeftOut, blank_disk
 
 MIB = 1 << 20
 LRU_GEN = "/sys/kernel/mm/lru_gen/enabled"
@@ -20,6 +21,7 @@ SETTLE_SECONDS = 10
 # So often at most a balloon is resized where nobody is to notice: no policy does so more often.
 RESIZE_SECONDS = 0.45
 COLD, WARM = 1, 3
+FILES = 300000
 MOVABLE_ZONES = ("Movable", "Device")
 
 ASK = ("seconds_90", "seconds_99", "seconds_100", "given_mib", "host_system_s", "host_user_s",
@@ -145,7 +147,7 @@ def file_fragments(turn):
 
 def slab_guest(turn):
     """300000 files were looked at; their names and inodes are what fills the memory."""
-    guest = turn.boot(1024, extra_qemu=disk_of_files(turn.options.program),
+    guest = turn.boot(1024, extra_qemu=disk_of_files(FILES),
                       extra_modules=["ext4"])
     guest.check(f"mount -t ext4 -o ro {DISK} /mnt && find /mnt >/dev/null", 600)
     slab_mib = guest.meminfo()["SReclaimable"] / 1024

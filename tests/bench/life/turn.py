@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vbalguest import Guest, GuestError, Missing
-from vbalguest.cache import cache_dir, locked
-from vbalguest.kernels import tool
 
 from . import judge
 from .seen import Watch, ended_badly
@@ -23,7 +21,6 @@ SWAP_MIB = 1024
 DISK = "/dev/vdb"
 FILL_TIMEOUT = 900
 CACHED_SHARE = 0.75
-FILES = 300000
 
 
 class LeftOut(Exception):
@@ -65,31 +62,6 @@ def blank_disk(mib):
     return ["-drive", f"if=none,id=files,format=raw,file.driver=null-co,"
             f"file.size={mib << 20},file.read-zeroes=on",
             "-device", "virtio-blk-pci,drive=files"]
-
-
-def disk_of_files(program):
-    """Return QEMU's arguments for a file system with many empty files, made once."""
-    image = cache_dir("life") / f"{FILES}-files.ext4"
-    with locked(image.with_suffix(".lock")):
-        if not image.exists():
-            _make_files(program, image)
-    return ["-drive", f"if=none,id=files,format=raw,readonly=on,file={image}",
-            "-device", "virtio-blk-pci,drive=files"]
-
-
-def _make_files(program, image):
-    partial = image.with_suffix(".partial")
-    with tempfile.TemporaryDirectory(prefix="vballoon-files-") as folder:
-        subprocess.run([program, "files", folder, str(FILES), "0"], check=True)
-        with open(partial, "wb") as stream:
-            stream.truncate(FILES * 4096)
-        result = subprocess.run(
-            [tool("mke2fs", "e2fsprogs"), "-q", "-F", "-t", "ext4", "-O", "^has_journal",
-             "-N", str(FILES * 11 // 10), "-d", folder, partial],
-            capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise GuestError(f"mke2fs failed: {result.stderr}")
-    partial.rename(image)
 
 
 def environment_of(guest):
