@@ -6,6 +6,7 @@ import sys
 
 from rich.console import Console
 from rich.table import Table
+from vbaldoc import markdown_table
 
 from .rows import DRIVERS, IN_TREE
 
@@ -86,13 +87,19 @@ def _medians(samples, *keys):
     return [_number(median(samples, key)) for key in keys]
 
 
+TABLES = (("Speed", SPEED_COLUMNS, _speed_cells), ("Cost", COST_COLUMNS, _cost_cells),
+          ("Memory while inflated", MEMORY_COLUMNS, _memory_cells))
+
+
+def _lines(measured, cells):
+    return [[row, driver, *cells(results, driver)]
+            for row, results in measured.items() for driver in results]
+
+
 def print_tables(measured):
     """Print all that was measured; plain lines where there is no terminal."""
-    for title, columns, cells in (("Speed", SPEED_COLUMNS, _speed_cells),
-                                  ("Cost", COST_COLUMNS, _cost_cells),
-                                  ("Memory while inflated", MEMORY_COLUMNS, _memory_cells)):
-        lines = [[row, driver, *cells(results, driver)]
-                 for row, results in measured.items() for driver in results]
+    for title, columns, cells in TABLES:
+        lines = _lines(measured, cells)
         if sys.stdout.isatty():
             _rich_table(title, columns, lines)
         else:
@@ -167,6 +174,59 @@ def print_verdicts(found):
     for row, words, value, met in found:
         print(f"  {'met    ' if met else 'NOT MET'}  {row:14} {words}: {_number(value)}")
     print(f"  {sum(met for *_, met in found)} of {len(found)} met")
+
+
+# What docs/performance.md has between its markers, in the order of TABLES.
+DOCUMENT_TABLES = ("bench-speed", "bench-cost", "bench-memory")
+
+
+def document(measured, found):
+    """Return what docs/performance.md says, by the markers' names."""
+    parts = {name: markdown_table(columns, _lines(measured, cells), nr_words=2)
+             for name, (_, columns, cells) in zip(DOCUMENT_TABLES, TABLES)}
+    missed = [f"- {row}: {words}: {_number(value)}" for row, words, value, met in found if not met]
+    head = f"{len(found) - len(missed)} of {len(found)} targets met in these rows."
+    parts["bench-targets"] = "\n".join([head + (" Not met:\n" if missed else ""), *missed])
+    parts["bench-tib"] = _per_tib(measured)
+    return parts
+
+
+README_MARKERS, README_ROW = "bench", "4g"
+README_LINES = (
+    ("inflate, GiB/s", ("inflate_gib_s",)), ("deflate, GiB/s", ("deflate_gib_s",)),
+    ("CPU of QEMU and guest, ms per GiB, inflate / deflate",
+     ("inflate_cpu_ms_per_gib", "deflate_cpu_ms_per_gib")),
+    ("notifications per GiB, inflate / deflate",
+     ("inflate_notifications_per_gib", "deflate_notifications_per_gib")),
+    ("discard calls of the host per GiB", ("inflate_discards_per_gib",)))
+
+
+def readme(measured):
+    """Return README's table of one guest."""
+    results, body = measured[README_ROW], []
+    for words, keys in README_LINES:
+        cells = [" / ".join(_medians(results[driver.name], *keys)) for driver in DRIVERS]
+        if keys[0].endswith("gib_s"):
+            cells[1:] = [f"{cell} ({_ratio_text(results, driver.name, keys[0])} x)"
+                         for cell, driver in zip(cells[1:], DRIVERS[1:])]
+        body.append([words, *cells])
+    heads = ["", "virtio_balloon", *(f"vballoon, {driver.name}" for driver in DRIVERS[1:])]
+    return markdown_table(heads, body)
+
+
+def _per_tib(measured):
+    """Return what a guest of 1 TiB would cost, from rows whose cost does not grow."""
+    rows = {name: row for name, row in measured.items() if name.endswith("-untouched")}
+    rows = dict(sorted(rows.items(), key=lambda item: int(item[0].split("g-")[0])))
+    body = []
+    for driver in (each.name for each in DRIVERS):
+        costs = [[median(row[driver], f"{way}_cpu_ms_per_gib") for way in ("inflate", "deflate")]
+                 for row in rows.values()]
+        # the largest guest is nearest to it; ms per GiB are about seconds per TiB
+        seconds = " / ".join(f"{cost * 1.024:.0f} s" for cost in costs[-1]) if costs else "-"
+        body.append([driver, *(" / ".join(map(_number, cost)) for cost in costs), seconds])
+    heads = ["", *(name.split("g-")[0] + " GiB" for name in rows), "1 TiB, all of it"]
+    return markdown_table(heads, body)
 
 
 def picture(measured, path, rows=None):

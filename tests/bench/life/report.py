@@ -5,6 +5,7 @@ import math
 from collections import Counter
 
 from rich.table import Table
+from vbaldoc import markdown_table
 
 from .judge import (IN_TREE, LABELS, METRICS, NONE, OURS, WORKS, failures, format_number,
                     format_value, medians_of)
@@ -54,24 +55,9 @@ def verdict_lines(verdicts):
 
 # For documents
 
-BEGIN, END = "<!-- bench-life: begin -->", "<!-- bench-life: end -->"
+MARKERS = "bench-life"
 # What a stranger should see first, in this order.
 README_ROWS = ("cache-cold", "cache-warm", "streaming", "movable", "working-set", "burst")
-
-
-def between_markers(text, new):
-    """Return a document's text with what is between the markers replaced."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the markers {BEGIN} and {END} are missing")
-    return f"{before}{BEGIN}\n{new.strip()}\n{END}{after}"
-
-
-def markdown_table(heads, body):
-    """Return a table; the first column is text, the others are figures."""
-    rules = ["---"] + ["--:"] * (len(heads) - 1)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, rules, *body])
 
 
 def readme(measured, environment):
