@@ -27,6 +27,7 @@
 #include <linux/gfp.h>
 #include <linux/ktime.h>
 #include <linux/memory.h>
+#include <linux/oom.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 
@@ -34,6 +35,10 @@
 
 /* Blocks between two looks at the guest's memory; one notification. */
 #define VBAL_HINT_CHUNK 32
+/* Who is out of memory waits so long for pages that are away, as for the balloon. */
+#define VBAL_REPORT_OOM_MS 1000
+/* After the balloon, which need not wait for anybody. */
+#define VBAL_REPORT_OOM_PRIORITY 79
 
 /**
  * struct vbal_hint_slot - a block whose buffer the host has
@@ -514,7 +519,9 @@ static int vbal_report_pages(struct page_reporting_dev_info *prdev,
 
 	for_each_sg(sgl, sg, nents, i)
 		nr_pages += sg->length >> PAGE_SHIFT;
+	WRITE_ONCE(r->away_pages, nr_pages);
 	ret = vbal_report_send(r, sgl, nents);
+	WRITE_ONCE(r->away_pages, 0);
 	trace_vbal_report(r->wire->vdev->index, nr_pages,
 			  div_u64(ktime_get_ns() - start_ns, NSEC_PER_USEC),
 			  ret);
@@ -524,6 +531,33 @@ static int vbal_report_pages(struct page_reporting_dev_info *prdev,
 	else
 		WRITE_ONCE(r->nr_pages, r->nr_pages + nr_pages);
 	return ret;
+}
+
+/*
+ * What is being reported counts as free for nobody, and may be all that a small
+ * guest has: 32 blocks of 4 MiB. It is back as soon as the host has answered. (The
+ * kernel frees it a moment after vbal_report_pages() has returned: a tick is
+ * longer than that.)
+ */
+static int vbal_report_oom(struct notifier_block *nb, unsigned long unused,
+			   void *param)
+{
+	struct vbal_report *r = container_of(nb, struct vbal_report, oom_nb);
+	unsigned long end = jiffies + msecs_to_jiffies(VBAL_REPORT_OOM_MS);
+	unsigned long nr_pages = READ_ONCE(r->away_pages);
+	unsigned long nr_calls = READ_ONCE(r->nr_calls);
+	unsigned long *freed = param;
+
+	if (*freed || !nr_pages)
+		return NOTIFY_OK;
+	while (READ_ONCE(r->nr_calls) == nr_calls) {
+		if (time_after(jiffies, end))
+			return NOTIFY_OK;
+		schedule_timeout_idle(1);
+	}
+	schedule_timeout_idle(1);
+	*freed += nr_pages;
+	return NOTIFY_OK;
 }
 
 /**
@@ -553,6 +587,23 @@ void vbal_report_free(struct vbal_report *r)
 }
 
 /**
+ * vbal_report_stop() - report no more
+ * @r: the reporting
+ *
+ * Context: Disconnect, before the reset. Waits for a report under way, which
+ * waits for the host as long as vbal_vq_wait() lets it.
+ */
+void vbal_report_stop(struct vbal_report *r)
+{
+	if (!r->registered)
+		return;
+	/* One that was never registered is not found, and no harm is done. */
+	unregister_oom_notifier(&r->oom_nb);
+	page_reporting_unregister(&r->prdev);
+	r->registered = false;
+}
+
+/**
  * vbal_report_start() - let the kernel report its free pages
  * @r: the reporting
  *
@@ -562,7 +613,7 @@ void vbal_report_free(struct vbal_report *r)
  *
  * Context: Connect, after virtio_device_ready().
  * Return: 0, or what page_reporting_register() said but for -EBUSY and
- * -EOPNOTSUPP.
+ * -EOPNOTSUPP, or what register_oom_notifier() said.
  */
 int vbal_report_start(struct vbal_report *r)
 {
@@ -582,21 +633,13 @@ int vbal_report_start(struct vbal_report *r)
 			 "another device has free page reporting already\n");
 		return 0;
 	}
-	r->registered = !ret;
-	return ret == -EOPNOTSUPP ? 0 : ret;
-}
-
-/**
- * vbal_report_stop() - report no more
- * @r: the reporting
- *
- * Context: Disconnect, before the reset. Waits for a report under way, which
- * waits for the host as long as vbal_vq_wait() lets it.
- */
-void vbal_report_stop(struct vbal_report *r)
-{
-	if (!r->registered)
-		return;
-	page_reporting_unregister(&r->prdev);
-	r->registered = false;
+	if (ret)
+		return ret == -EOPNOTSUPP ? 0 : ret;
+	r->registered = true;
+	r->oom_nb.notifier_call = vbal_report_oom;
+	r->oom_nb.priority = VBAL_REPORT_OOM_PRIORITY;
+	ret = register_oom_notifier(&r->oom_nb);
+	if (ret)
+		vbal_report_stop(r);
+	return ret;
 }

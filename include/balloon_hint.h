@@ -105,6 +105,9 @@ struct vbal_hint {
  * @prdev: the kernel's side
  * @batch: what is on its way; the kernel's work is the only user
  * @registered: the kernel took it (it takes one device only)
+ * @oom_nb: waits for pages that are away
+ * @away_pages: pages that the host is being told of; the kernel's work is the
+ *	only writer, read anywhere
  * @nr_calls: times the kernel reported, for statistics; its work is the only
  *	writer
  * @nr_pages: pages reported and acknowledged, for statistics
@@ -115,6 +118,8 @@ struct vbal_report {
 	struct page_reporting_dev_info prdev;
 	struct vbal_batch *batch;
 	bool registered;
+	struct notifier_block oom_nb;
+	unsigned long away_pages;
 	unsigned long nr_calls;
 	unsigned long nr_pages;
 	unsigned long nr_failed;

@@ -1793,7 +1793,51 @@ static void report_counts_what_fails(struct kunit *test)
 	test_unplug(test);
 }
 
+struct late_answer {
+	struct delayed_work work;
+	struct fake_host *h;
+};
+
+static void answer_late(struct work_struct *work)
+{
+	struct late_answer *late =
+		container_of(work, struct late_answer, work.work);
+
+	fake_host_speak(late->h);
+}
+
+/* What is being reported is free memory that is out for a moment. */
+static void report_is_waited_for_out_of_memory(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, QEMU);
+	struct late_answer late = { .h = h };
+	struct vbal_report *r;
+	unsigned long freed = 0;
+
+	h->q[FAKE_REPORT].budget = 0;
+	r = &test_plug_bound(test)->report;
+	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(r->away_pages)));
+	/* The host says nothing: that has an end. */
+	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);
+	KUNIT_EXPECT_EQ(test, freed, 0UL);
+	KUNIT_EXPECT_GT(test, READ_ONCE(r->away_pages), 0UL);
+	INIT_DELAYED_WORK_ONSTACK(&late.work, answer_late);
+	schedule_delayed_work(&late.work, HZ / 20);
+	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);
+	KUNIT_EXPECT_GT(test, freed, 0UL);
+	KUNIT_EXPECT_GE(test, READ_ONCE(r->nr_pages), freed);
+	flush_delayed_work(&late.work);
+	destroy_delayed_work_on_stack(&late.work);
+	/* Who has something already does not wait. */
+	h->q[FAKE_REPORT].budget = 0;
+	freed = 1;
+	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);
+	KUNIT_EXPECT_EQ(test, freed, 1UL);
+	fake_host_speak(h);
+}
+
 static struct kunit_case report_test_cases[] = {
+	KUNIT_CASE(report_is_waited_for_out_of_memory),
 	KUNIT_CASE(report_tells_of_free_pages),
 	KUNIT_CASE(report_and_ranges_share_the_queue),
 	KUNIT_CASE(report_unplugged_while_waiting),
