@@ -57,6 +57,14 @@ class Outcome:
         return bool(self.passed) and not self.failed and not self.trouble
 
 
+def add_kernel_option(parser, names):
+    """Add --kernel, whose default is $KERNEL; argparse does not check defaults."""
+    default = os.environ.get("KERNEL") or names[0]
+    if default not in names:
+        parser.error(f"KERNEL={default}: must be one of {', '.join(names)}")
+    parser.add_argument("--kernel", choices=names, default=default)
+
+
 def suites():
     """Return suite -> number of its cases, counted in the sources."""
     counts = {name: len(re.findall(r"\bKUNIT_CASE(?:_PARAM)?\(",

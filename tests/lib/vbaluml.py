@@ -17,6 +17,7 @@ from pathlib import Path
 from vbalguest import GuestError
 import vbalkunit
 
+KERNELS = ("uml", "uml-debug")
 BUSYBOX = Path("/bin/busybox")
 MEM_MIB = 128
 # So long it may compute or sleep and say nothing; a report comes every few seconds.

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How runners in User Mode Linux read their arguments, and how the fuzzer searches: no kernel."""
+
+import re
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+
+import pytest
+from conftest import ROOT
+
+RUN = ROOT / "tests/run"
+
+
+@pytest.fixture(name="fuzz", scope="module")
+def fixture_fuzz():
+    """Import tests/run/fuzz, which has no suffix."""
+    loader = SourceFileLoader("fuzz_program", str(RUN / "fuzz"))
+    module = module_from_spec(spec_from_loader(loader.name, loader))
+    sys.modules[loader.name] = module
+    loader.exec_module(module)
+    return module
+
+
+def run(name, *args, **environment):
+    """Run one of the runners, so that it gets no further than its arguments."""
+    return subprocess.run([sys.executable, RUN / name, *args], capture_output=True, text=True,
+                          check=False, env={"PATH": "/nowhere", **environment})
+
+
+@pytest.mark.parametrize("name", ["fuzz", "simulate", "kunit"])
+def test_an_unknown_kernel_is_refused(name):
+    for result in (run(name, "--kernel", "other"), run(name, KERNEL="other")):
+        assert result.returncode == 2, result.stdout
+        assert "other" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("text", ["xy", "0", "00" * 193])
+def test_an_input_that_is_none_is_refused(text):
+    for result in (run("fuzz", "--input", text), run("fuzz", INPUT=text)):
+        assert result.returncode == 2, result.stdout
+        assert "--input" in result.stderr
+
+
+def test_inputs_are_as_long_as_the_kernel_side_takes_them(fuzz):
+    source = (ROOT / "tests/kunit/fuzz.c").read_text("utf-8")
+    assert int(re.search(r"#define FUZZ_MAX_LEN (\d+)", source)[1]) == fuzz.INPUT_BYTES
+    for text in fuzz.CORPUS.read_text("ascii").split():
+        fuzz.as_input(text)
+
+
+class Kernel:
+    """Fails where an input has a certain byte, and finds an edge for each different one."""
+
+    def __init__(self, fuzz, bad="ff"):
+        self.fuzz, self.bad = fuzz, bad
+
+    def run(self, words):
+        """Answer as World.run() does."""
+        seen, reports = set(), []
+        for word in words:
+            report = word.report()
+            data = bytes.fromhex(str(word).partition(" ")[2])
+            seen |= set(data)
+            report.read(f"runs|1|1|{len(seen)}")
+            if self.bad in data.hex(" ").split():
+                report.read(f"failed|seed=1 step=2: {len(data)} pages are lost")
+            reports.append(report)
+        return reports, ""
+
+
+def test_a_failing_input_is_made_shorter(fuzz):
+    kernel = Kernel(fuzz)
+    kind = fuzz.kind_of("seed=1 step=2: 9 pages are lost")
+    assert fuzz.fails(kernel, "0102ff0304", kind)
+    assert not fuzz.fails(kernel, "0102", kind)
+    assert not fuzz.fails(kernel, "ff", "another failure")
+    assert fuzz.shrink(kernel, "0102ff030405060708", kind) == "ff"
+
+
+def test_what_brings_no_edge_is_not_learned(fuzz, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fuzz, "REPO", tmp_path)
+    monkeypatch.setattr(fuzz, "CORPUS", tmp_path / "corpus")
+    fuzz.learn(Kernel(fuzz), ["0102", "01", "0201", "0103", "02"])
+    assert fuzz.CORPUS.read_text("ascii").split() == ["01", "02", "0103"]
+    assert "kept 3 of 5" in capsys.readouterr().out
+
+
+def test_a_search_ends(fuzz):
+    search = fuzz.Search(["01"], fuzz.RUNS_PER_BOOT + 5)
+    told = [search.words() for _ in range(3)]
+    assert [str(words[-1]) for words in told[:2]] == ["run 1 20000", "run 2 5"]
+    assert told[2] == []
+
+
+def test_a_search_ends_with_what_it_finds(fuzz):
+    search = fuzz.Search(["01"], 10 * fuzz.RUNS_PER_BOOT)
+    report = search.words()[-1].report()
+    for line in ("runs|7|0|12", "new|0203", "failing|ff", "failed|seed=1 step=2: lost"):
+        report.read(line)
+    search.add([report])
+    assert (search.runs, search.edges, search.inputs) == (7, 12, ["01", "0203"])
+    assert search.failed is report and search.words() == []
