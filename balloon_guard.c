@@ -612,22 +612,37 @@ static bool vbal_guard_misses(const struct vbal_guard *g,
 }
 
 /*
- * Who reads faster than kswapd drops stalls for no more than page cache, and puts
- * as much in its place: so many stalls are explained by what came back meanwhile.
- * Unless what the guest could have, were there no balloon, becomes less: then
- * somebody needs memory of his own, whoever else reads.
+ * Does what the guest could have, were there no balloon, become less? Then somebody
+ * needs memory of his own. (The kernel's counters are that much out at times.)
  */
-static unsigned long vbal_guard_stream_stalls(const struct vbal_guard *g,
-					      const struct vbal_signals *s)
+static bool vbal_guard_falls(const struct vbal_guard *g,
+			     const struct vbal_signals *s)
 {
 	const struct vbal_signals *mark = &g->mark;
 
-	if (vbal_beyond(mark->avail_pages + mark->held_pages,
-			s->avail_pages + s->held_pages) > VBAL_MISSED_MAX_PAGES)
+	return vbal_beyond(mark->avail_pages + mark->held_pages,
+			   s->avail_pages + s->held_pages) >
+	       max(s->total_pages / 256, VBAL_MISSED_MAX_PAGES);
+}
+
+/*
+ * Stalls that prove something. Who reads faster than kswapd drops stalls for no
+ * more than page cache, and puts as much in its place: so many stalls are explained
+ * by what came back meanwhile, all of them if that is more than usual.
+ */
+static unsigned long vbal_guard_stalls(const struct vbal_guard *g,
+				       const struct vbal_signals *s,
+				       bool misses)
+{
+	unsigned long stalls = vbal_guard_new_stalls(g, s);
+
+	if (vbal_guard_is_short(g, s) || vbal_guard_falls(g, s))
+		return stalls;
+	if (misses)
 		return 0;
-	return vbal_beyond(s->missed[VBAL_REFAULTED],
-			   mark->missed[VBAL_REFAULTED]) /
-	       VBAL_STALL_PAGES;
+	return vbal_beyond(stalls, vbal_beyond(s->missed[VBAL_REFAULTED],
+					       g->mark.missed[VBAL_REFAULTED]) /
+					   VBAL_STALL_PAGES);
 }
 
 /* Was it seen lately what comes back anyway? */
@@ -655,12 +670,9 @@ static enum vbal_pressure vbal_guard_compare(const struct vbal_guard *g,
 	bool swaps = vbal_beyond(s->swapped_out, g->mark.swapped_out) >
 		     VBAL_SWAP_LIMIT_PAGES;
 	bool misses = vbal_guard_misses(g, s);
-	unsigned long stalls = vbal_guard_new_stalls(g, s);
+	unsigned long stalls = swaps ? vbal_guard_new_stalls(g, s) :
+				       vbal_guard_stalls(g, s, misses);
 
-	if (!swaps && !vbal_guard_is_short(g, s))
-		stalls = misses ? 0 :
-				  vbal_beyond(stalls,
-					      vbal_guard_stream_stalls(g, s));
 	if (stalls > VBAL_STALL_LIMIT)
 		return VBAL_PRESSURE_STALL;
 	if (swaps)
