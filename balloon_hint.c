@@ -35,9 +35,7 @@
 
 /* Blocks between two looks at the guest's memory; one notification. */
 #define VBAL_HINT_CHUNK 32
-/* Who is out of memory waits so long for pages that are away, as for the balloon. */
-#define VBAL_REPORT_OOM_MS 1000
-/* After the balloon, which need not wait for anybody. */
+/* After the balloon: where that gives something nobody waits here. */
 #define VBAL_REPORT_OOM_PRIORITY 79
 
 /**
@@ -519,13 +517,14 @@ static int vbal_report_pages(struct page_reporting_dev_info *prdev,
 
 	for_each_sg(sgl, sg, nents, i)
 		nr_pages += sg->length >> PAGE_SHIFT;
-	WRITE_ONCE(r->away_pages, nr_pages);
+	WRITE_ONCE(r->last_pages, nr_pages);
+	WRITE_ONCE(r->nr_begun, r->nr_begun + 1);
 	ret = vbal_report_send(r, sgl, nents);
-	WRITE_ONCE(r->away_pages, 0);
 	trace_vbal_report(r->wire->vdev->index, nr_pages,
 			  div_u64(ktime_get_ns() - start_ns, NSEC_PER_USEC),
 			  ret);
-	WRITE_ONCE(r->nr_calls, r->nr_calls + 1);
+	WRITE_ONCE(r->ended_jiffies, jiffies);
+	WRITE_ONCE(r->nr_ended, r->nr_begun);
 	if (ret)
 		WRITE_ONCE(r->nr_failed, r->nr_failed + 1);
 	else
@@ -533,30 +532,37 @@ static int vbal_report_pages(struct page_reporting_dev_info *prdev,
 	return ret;
 }
 
+/* The kernel frees what was reported a moment after vbal_report_pages() has returned. */
+static bool vbal_report_was_just_out(const struct vbal_report *r)
+{
+	return READ_ONCE(r->nr_ended) != READ_ONCE(r->nr_begun) ||
+	       time_before(jiffies, READ_ONCE(r->ended_jiffies) + 2);
+}
+
 /*
  * What is being reported counts as free for nobody, and may be all that a small
- * guest has: 32 blocks of 4 MiB. It is back as soon as the host has answered. (The
- * kernel frees it a moment after vbal_report_pages() has returned: a tick is
- * longer than that.)
+ * guest has: 32 blocks of 4 MiB. It is back as soon as the host has answered. Each
+ * report is waited for once: somebody has to be killed if that was in vain, or did
+ * not help. Under the kernel's oom_lock.
  */
 static int vbal_report_oom(struct notifier_block *nb, unsigned long unused,
 			   void *param)
 {
 	struct vbal_report *r = container_of(nb, struct vbal_report, oom_nb);
-	unsigned long end = jiffies + msecs_to_jiffies(VBAL_REPORT_OOM_MS);
-	unsigned long nr_pages = READ_ONCE(r->away_pages);
-	unsigned long nr_calls = READ_ONCE(r->nr_calls);
+	unsigned long end = jiffies + msecs_to_jiffies(VBAL_OOM_WAIT_MS);
+	unsigned long nr_begun = READ_ONCE(r->nr_begun);
 	unsigned long *freed = param;
 
-	if (*freed || !nr_pages)
+	if (*freed || nr_begun == r->nr_awaited || !vbal_report_was_just_out(r))
 		return NOTIFY_OK;
-	while (READ_ONCE(r->nr_calls) == nr_calls) {
+	r->nr_awaited = nr_begun;
+	while ((long)(READ_ONCE(r->nr_ended) - nr_begun) < 0) {
 		if (time_after(jiffies, end))
 			return NOTIFY_OK;
 		schedule_timeout_idle(1);
 	}
 	schedule_timeout_idle(1);
-	*freed += nr_pages;
+	*freed += READ_ONCE(r->last_pages);
 	return NOTIFY_OK;
 }
 
@@ -591,15 +597,16 @@ void vbal_report_free(struct vbal_report *r)
  * @r: the reporting
  *
  * Context: Disconnect, before the reset. Waits for a report under way, which
- * waits for the host as long as vbal_vq_wait() lets it.
+ * waits for the host as long as vbal_vq_wait() lets it, and then for whoever is out
+ * of memory, VBAL_OOM_WAIT_MS for each notifier.
  */
 void vbal_report_stop(struct vbal_report *r)
 {
 	if (!r->registered)
 		return;
-	/* One that was never registered is not found, and no harm is done. */
-	unregister_oom_notifier(&r->oom_nb);
 	page_reporting_unregister(&r->prdev);
+	/* Also if it could not be registered: then it is not found. */
+	unregister_oom_notifier(&r->oom_nb);
 	r->registered = false;
 }
 

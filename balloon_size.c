@@ -27,8 +27,8 @@
 #define VBAL_SETTLE_STEP_PAGES (SZ_64M >> PAGE_SHIFT)
 #define VBAL_OOM_PRIORITY 80
 
-/* So long the OOM notifier waits for the host, or for whoever has the pages. */
-static unsigned int vbal_oom_wait_ms = 1000;
+/* Longer in tests. */
+static unsigned int vbal_oom_wait_ms = VBAL_OOM_WAIT_MS;
 
 /**
  * vbal_size_set_state() - for people: what the balloon does, and why

@@ -127,7 +127,7 @@ VBAL_VALUE(hint_rounds, READ_ONCE(vb->hint.nr_rounds));
 VBAL_VALUE(hinted_bytes,
 	   vbal_pages_to_bytes(READ_ONCE(vb->hint.nr_hinted_pages)));
 VBAL_VALUE(hint_held_bytes, vbal_pages_to_bytes(vbal_hint_held_pages(vb)));
-VBAL_VALUE(report_calls, READ_ONCE(vb->report.nr_calls));
+VBAL_VALUE(report_calls, READ_ONCE(vb->report.nr_ended));
 VBAL_VALUE(report_failures, READ_ONCE(vb->report.nr_failed));
 VBAL_VALUE(reported_bytes, vbal_pages_to_bytes(READ_ONCE(vb->report.nr_pages)));
 VBAL_VALUE(stats_sent, READ_ONCE(vb->wire.q[VBAL_VQ_STATS].nr_bufs));

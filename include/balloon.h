@@ -31,8 +31,9 @@
  *                    host or the size worker.
  *   hint work        vbal_dev.side_wq.
  *   page reporting   the kernel's work; waits for the host only.
- *   OOM notifier     in reclaim: allocates nothing, waits for no host (with
- *                    MUST_TELL_HOST: a moment), trylock only.
+ *   OOM notifiers    in reclaim: allocate nothing, trylock only. The balloon's
+ *                    waits for no host (with MUST_TELL_HOST: a moment); if it
+ *                    gave nothing, that of reports does, once for each.
  *   migration        page lock held: trylock only; waits for nobody, but with
  *                    MIGRATE_SYNC a second at most (with MUST_TELL_HOST: for a
  *                    host that is not silent).

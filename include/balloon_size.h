@@ -14,6 +14,9 @@
 #include "balloon_pages.h"
 #include "balloon_virtio.h"
 
+/* So long an OOM notifier waits for the host, or for whoever has the pages. */
+#define VBAL_OOM_WAIT_MS 1000
+
 /**
  * struct vbal_size - the balloon's size, and all that decides it
  * @wire: the way to the host

@@ -1557,7 +1557,7 @@ static void hint_leaves_the_reserve(struct kunit *test)
 /* A host that answers nothing, and blocks that nobody can have back: half of it at most. */
 static void hint_leaves_as_much_as_the_host_has(struct kunit *test)
 {
-	struct fake_host *h = test_host(test, HINT);
+	struct fake_host *h = test_host(test, HINT & ~F(REPORTING));
 	struct vbal_dev *vb = test_plug_bound(test);
 	struct vbal_signals s;
 
@@ -1816,24 +1816,29 @@ static void report_is_waited_for_out_of_memory(struct kunit *test)
 
 	h->q[FAKE_REPORT].budget = 0;
 	r = &test_plug_bound(test)->report;
-	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(r->away_pages)));
-	/* The host says nothing: that has an end. */
+	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(r->nr_begun)));
+	/* Who has something already does not wait. */
+	freed = 1;
+	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);
+	KUNIT_EXPECT_EQ(test, freed, 1UL);
+	KUNIT_EXPECT_EQ(test, r->nr_awaited, 0UL);
+	/* The host says nothing: that has an end, and is not tried again. */
+	freed = 0;
 	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);
 	KUNIT_EXPECT_EQ(test, freed, 0UL);
-	KUNIT_EXPECT_GT(test, READ_ONCE(r->away_pages), 0UL);
+	KUNIT_EXPECT_EQ(test, r->nr_awaited, 1UL);
+	KUNIT_EXPECT_EQ(test, READ_ONCE(r->nr_ended), 0UL);
 	INIT_DELAYED_WORK_ONSTACK(&late.work, answer_late);
 	schedule_delayed_work(&late.work, HZ / 20);
+	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);
+	KUNIT_EXPECT_EQ(test, freed, 0UL);
+	/* As if nobody had come yet. */
+	r->nr_awaited = 0;
 	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);
 	KUNIT_EXPECT_GT(test, freed, 0UL);
 	KUNIT_EXPECT_GE(test, READ_ONCE(r->nr_pages), freed);
 	flush_delayed_work(&late.work);
 	destroy_delayed_work_on_stack(&late.work);
-	/* Who has something already does not wait. */
-	h->q[FAKE_REPORT].budget = 0;
-	freed = 1;
-	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);
-	KUNIT_EXPECT_EQ(test, freed, 1UL);
-	fake_host_speak(h);
 }
 
 static struct kunit_case report_test_cases[] = {

@@ -306,6 +306,10 @@ static void happen(struct kunit *test, struct vbal_dev *vb, enum event event)
 		/* Nobody has to be asked there any more. */
 		if (vbal_life_now(&vb->wire.life) == VBAL_LIFE_DEAD)
 			KUNIT_EXPECT_GT(test, freed, 0UL);
+		freed = 0;
+		if (vb->report.registered)
+			vb->report.oom_nb.notifier_call(&vb->report.oom_nb, 0,
+							&freed);
 		break;
 	case MIGRATION:
 		migrate_one(test, vb);

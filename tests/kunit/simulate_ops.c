@@ -352,11 +352,14 @@ static bool sim_has_oom(struct sim *s)
 
 static void sim_out_of_memory(struct sim *s)
 {
+	struct notifier_block *report_nb = &s->vb->report.oom_nb;
 	struct vbal_size *size = &s->vb->size;
 	unsigned long held = vbal_pages_held(&size->pages);
 	unsigned long start = jiffies, freed = 0, left;
 
 	size->oom_nb.notifier_call(&size->oom_nb, 0, &freed);
+	if (s->vb->report.registered)
+		report_nb->notifier_call(report_nb, 0, &freed);
 	left = vbal_pages_held(&size->pages);
 	if (left < held && freed < held - left)
 		sim_fail(s, "out of memory: %lu freed, %lu told", held - left,
