@@ -551,6 +551,7 @@ static int vbal_report_oom(struct notifier_block *nb, unsigned long unused,
 	struct vbal_report *r = container_of(nb, struct vbal_report, oom_nb);
 	unsigned long end = jiffies + msecs_to_jiffies(VBAL_OOM_WAIT_MS);
 	unsigned long nr_begun = READ_ONCE(r->nr_begun);
+	unsigned long nr_pages = READ_ONCE(r->last_pages);
 	unsigned long *freed = param;
 
 	if (*freed || nr_begun == r->nr_awaited || !vbal_report_was_just_out(r))
@@ -562,7 +563,7 @@ static int vbal_report_oom(struct notifier_block *nb, unsigned long unused,
 		schedule_timeout_idle(1);
 	}
 	schedule_timeout_idle(1);
-	*freed += READ_ONCE(r->last_pages);
+	*freed += nr_pages;
 	return NOTIFY_OK;
 }
 

@@ -1828,10 +1828,10 @@ static void report_is_waited_for_out_of_memory(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, freed, 0UL);
 	KUNIT_EXPECT_EQ(test, r->nr_awaited, 1UL);
 	KUNIT_EXPECT_EQ(test, READ_ONCE(r->nr_ended), 0UL);
-	INIT_DELAYED_WORK_ONSTACK(&late.work, answer_late);
-	schedule_delayed_work(&late.work, HZ / 20);
 	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);
 	KUNIT_EXPECT_EQ(test, freed, 0UL);
+	INIT_DELAYED_WORK_ONSTACK(&late.work, answer_late);
+	schedule_delayed_work(&late.work, HZ / 20);
 	/* As if nobody had come yet. */
 	r->nr_awaited = 0;
 	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);

@@ -1120,6 +1120,8 @@ static const struct stream_case stream_cases[] = {
 	{ "a trickle", .again = MIB(1) / 8, .alloc_stalls = 8, .held = true },
 	{ "a stream, and somebody who needs memory", .again = MIB(40),
 	  .lost = MIB(5), .alloc_stalls = 8, .held = true },
+	{ "more than usual, and somebody who needs memory", .again = MIB(100),
+	  .lost = MIB(5), .alloc_stalls = 8, .held = true },
 };
 
 static void stream_case_desc(const struct stream_case *c, char *desc)

@@ -358,12 +358,12 @@ static void sim_out_of_memory(struct sim *s)
 	unsigned long start = jiffies, freed = 0, left;
 
 	size->oom_nb.notifier_call(&size->oom_nb, 0, &freed);
-	if (s->vb->report.registered)
-		report_nb->notifier_call(report_nb, 0, &freed);
 	left = vbal_pages_held(&size->pages);
 	if (left < held && freed < held - left)
 		sim_fail(s, "out of memory: %lu freed, %lu told", held - left,
 			 freed);
+	if (s->vb->report.registered)
+		report_nb->notifier_call(report_nb, 0, &freed);
 	if (s->plan->slow && time_after(jiffies, start + 3 * HZ))
 		sim_fail(s, "out of memory: waited for the host");
 }
