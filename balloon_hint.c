@@ -14,9 +14,9 @@
  * a block at any time until it has used the block's buffer, whatever it said
  * meanwhile: so each buffer has a slot that keeps its block until then. A guest in
  * need cannot have it back, so it is given only while the guest has more left to
- * spare than the host has not answered. Used
- * blocks wait for DONE, because giving them back makes the host copy them; only
- * memory pressure, and memory that goes offline, free them earlier.
+ * spare than the host has not answered. Used blocks wait for DONE, because giving
+ * them back makes the host copy them; only memory pressure, and memory that goes
+ * offline, free them earlier.
  *
  * The work never sleeps for the host. What it has to leave undone, because the
  * host has enough or the last command is still on its way, it does when the
@@ -35,8 +35,6 @@
 
 /* Blocks between two looks at the guest's memory; one notification. */
 #define VBAL_HINT_CHUNK 32
-/* After the balloon: where that gives something nobody waits here. */
-#define VBAL_REPORT_OOM_PRIORITY 79
 
 /**
  * struct vbal_hint_slot - a block whose buffer the host has
@@ -557,11 +555,9 @@ static int vbal_report_oom(struct notifier_block *nb, unsigned long unused,
 	if (*freed || nr_begun == r->nr_awaited || !vbal_report_was_just_out(r))
 		return NOTIFY_OK;
 	r->nr_awaited = nr_begun;
-	while ((long)(READ_ONCE(r->nr_ended) - nr_begun) < 0) {
-		if (time_after(jiffies, end))
+	while ((long)(READ_ONCE(r->nr_ended) - nr_begun) < 0)
+		if (!vbal_oom_pause(end))
 			return NOTIFY_OK;
-		schedule_timeout_idle(1);
-	}
 	schedule_timeout_idle(1);
 	*freed += nr_pages;
 	return NOTIFY_OK;
@@ -645,7 +641,7 @@ int vbal_report_start(struct vbal_report *r)
 		return ret == -EOPNOTSUPP ? 0 : ret;
 	r->registered = true;
 	r->oom_nb.notifier_call = vbal_report_oom;
-	r->oom_nb.priority = VBAL_REPORT_OOM_PRIORITY;
+	r->oom_nb.priority = VBAL_OOM_REPORT_PRIORITY;
 	ret = register_oom_notifier(&r->oom_nb);
 	if (ret)
 		vbal_report_stop(r);

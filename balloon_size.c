@@ -25,7 +25,6 @@
 /* A balloon that has not moved for so long lets its pages move. */
 #define VBAL_SETTLE_MS 1000
 #define VBAL_SETTLE_STEP_PAGES (SZ_64M >> PAGE_SHIFT)
-#define VBAL_OOM_PRIORITY 80
 
 /* Longer in tests. */
 static unsigned int vbal_oom_wait_ms = VBAL_OOM_WAIT_MS;
@@ -711,7 +710,15 @@ static void vbal_size_work_fn(struct work_struct *work)
  * MUST_TELL_HOST pages that travelled as PFNs are free only when the host has
  * answered.
  */
-static bool vbal_oom_pause(unsigned long end)
+
+/**
+ * vbal_oom_pause() - wait a tick, as an OOM notifier
+ * @end: until then, in jiffies
+ *
+ * Context: OOM notifier; sleeps idle.
+ * Return: false, without any wait, when @end is over.
+ */
+bool vbal_oom_pause(unsigned long end)
 {
 	if (time_after(jiffies, end))
 		return false;

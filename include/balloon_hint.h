@@ -106,12 +106,12 @@ struct vbal_hint {
  * @batch: what is on its way; the kernel's work is the only user
  * @registered: the kernel took it (it takes one device only)
  * @oom_nb: waits for pages that are out for a report
+ * @nr_awaited: up to which report somebody out of memory has waited; @oom_nb
  * @last_pages: pages of the last report; the kernel's work is the only writer of
  *	this and what follows, read anywhere
  * @nr_begun: times the kernel reported
  * @nr_ended: of these, the last one that is over
  * @ended_jiffies: when that was
- * @nr_awaited: up to which report somebody out of memory has waited; @oom_nb
  * @nr_pages: pages reported and acknowledged, for statistics
  * @nr_failed: reports that the host did not acknowledge
  */
@@ -121,11 +121,11 @@ struct vbal_report {
 	struct vbal_batch *batch;
 	bool registered;
 	struct notifier_block oom_nb;
+	unsigned long nr_awaited;
 	unsigned long last_pages;
 	unsigned long nr_begun;
 	unsigned long nr_ended;
 	unsigned long ended_jiffies;
-	unsigned long nr_awaited;
 	unsigned long nr_pages;
 	unsigned long nr_failed;
 };

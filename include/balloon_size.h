@@ -16,6 +16,9 @@
 
 /* So long an OOM notifier waits for the host, or for whoever has the pages. */
 #define VBAL_OOM_WAIT_MS 1000
+/* The balloon gives first: where that helps nobody waits for a report. */
+#define VBAL_OOM_PRIORITY 80
+#define VBAL_OOM_REPORT_PRIORITY (VBAL_OOM_PRIORITY - 1)
 
 /**
  * struct vbal_size - the balloon's size, and all that decides it
@@ -104,6 +107,7 @@ void vbal_size_release(struct vbal_size *size);
 /* while it is up */
 void vbal_size_wake(struct vbal_size *size);
 void vbal_size_retry(struct vbal_size *size);
+bool vbal_oom_pause(unsigned long end);
 void vbal_size_set_state(struct vbal_size *size, enum vbal_state state,
 			 const char *why);
 unsigned long vbal_size_ram_pages(struct vbal_size *size);
