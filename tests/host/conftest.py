@@ -5,6 +5,8 @@ import json
 import re
 import subprocess
 import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,16 @@ def pytest_sessionfinish(session):
 def pytest_unconfigure(config):
     """End with the line that tests/run/test adds up."""
     vbalcount.close_pytest(config)
+
+
+def run_program(name):
+    """Import a program of tests/run, which have no suffix."""
+    loader = SourceFileLoader(f"{name}_program", str(ROOT / "tests/run" / name))
+    module = module_from_spec(spec_from_loader(loader.name, loader))
+    # where dataclasses look for what their annotations name
+    sys.modules[loader.name] = module
+    loader.exec_module(module)
+    return module
 
 
 class Result:

@@ -4,23 +4,17 @@
 import re
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_program
 
 RUN = ROOT / "tests/run"
 
 
 @pytest.fixture(name="fuzz", scope="module")
 def fixture_fuzz():
-    """Import tests/run/fuzz, which has no suffix."""
-    loader = SourceFileLoader("fuzz_program", str(RUN / "fuzz"))
-    module = module_from_spec(spec_from_loader(loader.name, loader))
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
+    """The program."""
+    return run_program("fuzz")
 
 
 def run(name, *args, **environment):

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How `make mutants` changes a source, and how it knows that somebody noticed."""
 
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
-from pathlib import Path
-
 import pytest
 import vbalmutants
+from conftest import run_program
 from vbalguest import GuestError
 
 SOURCE = """/*
@@ -30,15 +27,7 @@ static int first(int a)
 """
 
 
-def program():
-    """Import tests/run/mutants, which has no suffix."""
-    path = Path(__file__).resolve().parents[1] / "run/mutants"
-    loader = SourceFileLoader("mutants_program", str(path))
-    module = module_from_spec(spec_from_loader(loader.name, loader))
-    loader.exec_module(module)
-    return module
-
-
+PROGRAM = run_program("mutants")
 MUTANTS = vbalmutants.mutants("a.c", SOURCE)
 
 
@@ -90,17 +79,17 @@ def test_a_larger_sample_holds_the_smaller_and_each_kind():
     (["    # Subtest: vballoon_wire", "    ok 1 a", "ok 1 vballoon_wire"], False, ""),
 ])
 def test_it_knows_what_noticed(lines, hung, noticed):
-    assert program().noticed_in(lines, hung, program().places()["plain"]) == noticed
+    assert PROGRAM.noticed_in(lines, hung, PROGRAM.places()["plain"]) == noticed
 
 
 def test_a_skip_is_noticed_where_the_suite_has_what_it_wants():
     lines = ["    # Subtest: vballoon_poison", "    ok 1 a # SKIP freed pages are not poisoned"]
-    places = program().places()
-    assert not program().noticed_in(lines, False, places["checked"])
-    assert "SKIP" in program().noticed_in(lines, False, places["poison"])
+    places = PROGRAM.places()
+    assert not PROGRAM.noticed_in(lines, False, places["checked"])
+    assert "SKIP" in PROGRAM.noticed_in(lines, False, places["poison"])
 
 
 def test_an_explanation_needs_a_reason():
-    assert program().explanations("# x\na.c:f:lock:1: one CPU\n") == {"a.c:f:lock:1": "one CPU"}
+    assert PROGRAM.explanations("# x\na.c:f:lock:1: one CPU\n") == {"a.c:f:lock:1": "one CPU"}
     with pytest.raises(GuestError, match="no reason: a.c"):
-        program().explanations("a.c:f:lock:1\n")
+        PROGRAM.explanations("a.c:f:lock:1\n")

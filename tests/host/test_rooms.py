@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The checks of who may use whom find what is planted, in Python and in C."""
 
-import importlib.machinery
-import importlib.util
 import subprocess
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_program
 
 PYTHON_ROOMS = ROOT / "tests/run/python-rooms"
 FLOORS = """
@@ -95,9 +93,7 @@ def test_two_circles_are_two_lines(tmp_path):
 @pytest.fixture(scope="module")
 def looks_up():
     """Return a function that gives the findings in a tree of C files."""
-    loader = importlib.machinery.SourceFileLoader("rooms", str(ROOT / "tests/run/rooms"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("rooms", loader))
-    loader.exec_module(module)
+    module = run_program("rooms")
     return lambda top: module.House(top, FLOORS).findings()
 
 

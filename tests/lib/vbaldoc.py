@@ -2,14 +2,20 @@
 """Tables in documents, written by the program that measured what is in them."""
 
 
-def between_markers(text, name, new):
-    """Return a document's text with what is between the markers of that name replaced."""
+def split(text, name):
+    """Return what is up to the first marker of that name, between the two, and from the second."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, found_begin, rest = text.partition(begin)
-    _, found_end, after = rest.partition(end)
+    old, found_end, after = rest.partition(end)
     if not found_begin or not found_end:
         raise ValueError(f"the markers {begin} and {end} are missing")
-    return f"{before}{begin}\n{new.strip()}\n{end}{after}"
+    return before + begin, old, end + after
+
+
+def between_markers(text, name, new):
+    """Return a document's text with what is between the markers of that name replaced."""
+    before, _, after = split(text, name)
+    return f"{before}\n{new.strip()}\n{after}"
 
 
 def rewrite(path, parts):
