@@ -62,7 +62,7 @@ kunit: ## Unit tests in the debug kernel (FILTER=pattern selects; KERNEL=rt, kcs
 	scripts/setup kunit $(filter rt,$(KERNEL))
 	tests/run/kunit
 
-simulate: ## The driver between a host and a guest that do anything (STEPS=, SEED= replays)
+simulate: ## The driver between a host and a guest that do anything (STEPS=; SEED= replays, with STEPS= begins there)
 	scripts/setup kunit
 	tests/run/simulate
 
