@@ -164,6 +164,15 @@ static unsigned int vbal_gfp_kind(gfp_t gfp)
 					 MIGRATE_UNMOVABLE;
 }
 
+static bool vbal_zone_lists(struct zone *zone, unsigned int kind,
+			    unsigned int order, unsigned int end)
+{
+	for (; order < end; order++)
+		if (!list_empty(&zone->free_area[order].free_list[kind]))
+			return true;
+	return false;
+}
+
 /*
  * Would the allocator find a block of just that size, of the kind it is asked for?
  *
@@ -172,38 +181,35 @@ static unsigned int vbal_gfp_kind(gfp_t gfp)
  * would be the next piece. So the small ones are taken as single pages, of whatever
  * size the list was filled from, and those of the kernel's kinds are left to it.
  */
-static bool vbal_zone_has_piece(struct zone *zone, gfp_t gfp,
+static bool vbal_zone_has_piece(struct zone *zone, unsigned int kind,
 				unsigned int order)
 {
-	unsigned int kind = vbal_gfp_kind(gfp), end = order + 1;
-
-	if (order <= PAGE_ALLOC_COSTLY_ORDER) {
-		if (order || kind != MIGRATE_MOVABLE)
-			return false;
-		end = PAGE_ALLOC_COSTLY_ORDER + 1;
-	}
-	for (; order < end; order++)
-		if (!list_empty(&zone->free_area[order].free_list[kind]))
-			return true;
-	return false;
+	if (order > PAGE_ALLOC_COSTLY_ORDER)
+		return vbal_zone_lists(zone, kind, order, order + 1);
+	return !order && kind == MIGRATE_MOVABLE &&
+	       vbal_zone_lists(zone, kind, 0, PAGE_ALLOC_COSTLY_ORDER + 1);
 }
 
-/*
- * A block, unless its zone would be left with less than it needs. True: that is
- * the answer, be it that nothing is free.
- */
-static bool vbal_zone_try(struct zone *zone, gfp_t gfp, unsigned int order,
-			  bool pieces, struct page **page)
+/* Would the allocator find a block without having to turn to those of another kind? */
+static bool vbal_zone_has(struct zone *zone, gfp_t gfp, unsigned int order,
+			  bool pieces)
 {
-	*page = NULL;
-	if (pieces && !vbal_zone_has_piece(zone, gfp, order))
-		return false;
-	*page = alloc_pages_node(zone_to_nid(zone), gfp, order);
-	if (!*page || vbal_zone_room(page_zone(*page)))
-		return true;
-	__free_pages(*page, order);
-	*page = NULL;
-	return false;
+	unsigned int kind = vbal_gfp_kind(gfp);
+
+	return pieces ? vbal_zone_has_piece(zone, kind, order) :
+			vbal_zone_lists(zone, kind, order, MAX_PAGE_ORDER + 1);
+}
+
+/* A block, unless its zone would be left with less than it needs. */
+static struct page *vbal_zone_alloc(struct zone *zone, gfp_t gfp,
+				    unsigned int order)
+{
+	struct page *page = alloc_pages_node(zone_to_nid(zone), gfp, order);
+
+	if (!page || vbal_zone_room(page_zone(page)))
+		return page;
+	__free_pages(page, order);
+	return NULL;
 }
 
 /*
@@ -217,14 +223,16 @@ static unsigned long vbal_zone_needs(unsigned int order)
 }
 
 /*
- * To keep kinds apart the allocator rather goes to a lower zone than to take from
- * this one's blocks of another kind. So those are asked for by that kind.
+ * By the kind that has it. Who is given a block of another kind than he asks for
+ * has the whole page block turned over to his, and the zone's watermarks raised until
+ * kswapd, which the balloon does not wake, has made room; or, to keep kinds apart,
+ * is given one of a lower zone instead.
  */
 static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
 				   unsigned int order, bool pieces)
 {
 	static const gfp_t other_kinds[] = { 0, __GFP_RECLAIMABLE };
-	struct page *page;
+	bool movable = gfp & __GFP_MOVABLE;
 	unsigned int i;
 
 	if (vbal_zone_room(zone) <= vbal_zone_needs(order))
@@ -232,12 +240,15 @@ static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
 	gfp = (gfp & ~__GFP_HIGHMEM) | vbal_zone_gfp(zone_idx(zone)) |
 	      __GFP_THISNODE;
 	for (i = 0;; i++) {
-		if (vbal_zone_try(zone, gfp, order, pieces, &page) ||
-		    zone_idx(zone) == ZONE_MOVABLE ||
+		if (vbal_zone_has(zone, gfp, order, pieces))
+			return vbal_zone_alloc(zone, gfp, order);
+		if (zone_idx(zone) == ZONE_MOVABLE ||
 		    i == ARRAY_SIZE(other_kinds))
-			return page;
+			break;
 		gfp = (gfp & ~__GFP_MOVABLE) | other_kinds[i];
 	}
+	/* What cannot move has no business among what can, but there is most. */
+	return movable || pieces ? NULL : vbal_zone_alloc(zone, gfp, order);
 }
 
 /**

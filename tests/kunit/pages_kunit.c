@@ -553,6 +553,64 @@ static void take_looks_before(struct kunit *test)
 	KUNIT_EXPECT_GT(test, nr_tries, 0U);
 }
 
+static unsigned long watermark_boosts(void)
+{
+	unsigned long nr_pages = 0;
+	int nid, i;
+
+	for_each_online_node(nid)
+		for (i = 0; i < MAX_NR_ZONES; i++)
+			nr_pages +=
+				NODE_DATA(nid)->node_zones[i].watermark_boost;
+	return nr_pages;
+}
+
+/* The first page of each block stays in use, the others are free: one piece of each order. */
+static void break_blocks(gfp_t gfp, unsigned long nr_left,
+			 struct list_head *in_use)
+{
+	struct page *page;
+
+	while (nr_left--) {
+		page = alloc_pages(gfp, VBAL_RECLAIM_ORDER);
+		if (page)
+			list_add(&page->lru, in_use);
+	}
+	list_for_each_entry(page, in_use, lru) {
+		get_page(page);
+		__free_pages(page, VBAL_RECLAIM_ORDER);
+	}
+}
+
+/*
+ * Who takes from blocks of another kind than he asks for raises the watermarks. They
+ * stay so until kswapd runs, which the balloon does not wake.
+ */
+static void alloc_raises_no_watermark(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	const struct vbal_want want = {
+		.nr_pages = totalram_pages(),
+		.max_blocks = UINT_MAX,
+		.min_order = PAGE_ALLOC_COSTLY_ORDER + 1,
+		.max_order = VBAL_MAX_ORDER,
+	};
+	unsigned long nr_blocks = totalram_pages() / 32 / VBAL_RECLAIM_PAGES;
+	unsigned long boost, pieces, left;
+	LIST_HEAD(in_use);
+
+	break_blocks(__GFP_RECLAIMABLE | __GFP_NOWARN, nr_blocks, &in_use);
+	boost = watermark_boosts();
+	pieces = vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
+	vbal_pages_alloc(&t->vp, &want, &t->blocks);
+	left = vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
+	KUNIT_EXPECT_LT(test, left, pieces / 2);
+	/* But for what others do meanwhile. */
+	KUNIT_EXPECT_LE(test, watermark_boosts(), boost + pageblock_nr_pages);
+	vbal_pages_discard(&t->blocks);
+	test_gather(&in_use);
+}
+
 static void alloc_of_pieces_breaks_no_block(struct kunit *test)
 {
 	struct pages_test *t = test->priv;
@@ -661,6 +719,7 @@ static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(largest_room_is_no_more_than_is_free),
 	KUNIT_CASE(make_room_leaves_what_zones_need),
 	KUNIT_CASE(take_looks_before),
+	KUNIT_CASE(alloc_raises_no_watermark),
 	KUNIT_CASE(alloc_of_pieces_breaks_no_block),
 	KUNIT_CASE(pieces_that_cannot_be_had_are_left),
 	KUNIT_CASE(own_stalls_are_those_that_the_kernel_counts),
