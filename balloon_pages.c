@@ -242,6 +242,18 @@ static unsigned long vbal_pages_few(void)
 }
 
 /**
+ * vbal_pages_in_blocks() - how much is free in whole blocks
+ *
+ * Context: Any.
+ * Return: pages.
+ */
+unsigned long vbal_pages_in_blocks(void)
+{
+	return vbal_reclaim_pieces(VBAL_NR_ORDERS) -
+	       vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
+}
+
+/**
  * vbal_pages_scattered() - how much lies about in pieces, where that is much
  * @vp: the pages
  *
@@ -263,34 +275,39 @@ unsigned long vbal_pages_scattered(struct vbal_pages *vp)
 	limit = vp->scattered ? vbal_pages_few() :
 				vp->left_pieces + totalram_pages() / 16;
 	vp->scattered = nr_pages > limit;
+	if (!vp->scattered)
+		vp->took_pieces = 0;
+	if (!vp->took_pieces) {
+		vp->had_pieces = nr_pages;
+		vp->had_in_blocks = vbal_pages_in_blocks();
+	}
 	return vp->scattered ? nr_pages : 0;
 }
 
 /**
  * vbal_pages_took_pieces() - see what was taken for pieces
  * @vp: the pages
- * @had: what vbal_pages_scattered() returned before
- * @took: pages that were taken since
+ * @took: pages that were taken since vbal_pages_scattered()
  *
  * Some pieces cannot be had, such as the kernel's own kinds; and where nearly all
  * that can be are gone, the allocator breaks blocks to fill its lists, whose rests
- * are pieces again. Then it is blocks' turn. Others come and go meanwhile, so
- * little by itself is not judged.
+ * are pieces again: there are hardly fewer, but less in blocks. Then it is blocks'
+ * turn. (What it had on its lists was counted as neither.) Others come and go
+ * meanwhile, so little by itself is not judged.
  *
  * Context: Size worker.
  */
-void vbal_pages_took_pieces(struct vbal_pages *vp, unsigned long had,
-			    unsigned long took)
+void vbal_pages_took_pieces(struct vbal_pages *vp, unsigned long took)
 {
-	unsigned long left;
+	unsigned long few, left;
 
-	if (!vp->took_pieces)
-		vp->had_pieces = had;
 	vp->took_pieces += took;
 	if (took && vp->took_pieces < VBAL_STROKE_PAGES)
 		return;
+	few = vp->took_pieces / 4;
 	left = vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
-	if (!took || left + vp->took_pieces / 4 > vp->had_pieces) {
+	if (!took || (left + few > vp->had_pieces &&
+		      vbal_pages_in_blocks() + few < vp->had_in_blocks)) {
 		vp->scattered = false;
 		vp->left_pieces = left;
 	}

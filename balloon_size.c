@@ -272,7 +272,7 @@ static enum vbal_vq_id vbal_fill_pieces(struct vbal_size *size,
 	};
 	enum vbal_vq_id id = vbal_fill_free(size, batch, &want);
 
-	vbal_pages_took_pieces(&size->pages, nr_pieces, batch->blocks.nr_pages);
+	vbal_pages_took_pieces(&size->pages, batch->blocks.nr_pages);
 	return id;
 }
 

@@ -86,6 +86,7 @@ struct vbal_bag {
  * @top_order: largest order that the last allocation could get; size worker
  * @scattered: much is free in pieces, and they are taken first; size worker
  * @had_pieces: pages that lay in pieces when @took_pieces was nothing; size worker
+ * @had_in_blocks: pages that lay in whole blocks then; size worker
  * @took_pieces: taken since; size worker
  * @left_pieces: pages that lay in pieces when these could not be had; size worker
  * @nr_given: pages ever held, for statistics
@@ -109,6 +110,7 @@ struct vbal_pages {
 	unsigned int top_order;
 	bool scattered;
 	unsigned long had_pieces;
+	unsigned long had_in_blocks;
 	unsigned long took_pieces;
 	unsigned long left_pieces;
 
@@ -149,8 +151,8 @@ void vbal_blocks_init(struct vbal_blocks *blocks);
 void vbal_pages_init(struct vbal_pages *vp, bool adjust_managed);
 void vbal_pages_rewind(struct vbal_pages *vp);
 unsigned long vbal_pages_scattered(struct vbal_pages *vp);
-void vbal_pages_took_pieces(struct vbal_pages *vp, unsigned long had,
-			    unsigned long took);
+void vbal_pages_took_pieces(struct vbal_pages *vp, unsigned long took);
+unsigned long vbal_pages_in_blocks(void);
 unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 			       const struct vbal_want *want,
 			       struct vbal_blocks *out);

@@ -972,15 +972,15 @@ static void worker_takes_pieces_first(struct kunit *test)
 	test_host(test, RANGE);
 	vb = test_plug_bound(test);
 	test_scatter(test, &vb->size.pages, &in_use);
-	in_blocks = test_pages_in_blocks();
+	in_blocks = vbal_pages_in_blocks();
 	test_resize_to(test, 8 * FRAMES_2M);
-	KUNIT_EXPECT_GE(test, test_pages_in_blocks() + OTHERS_PAGES, in_blocks);
+	KUNIT_EXPECT_GE(test, vbal_pages_in_blocks() + OTHERS_PAGES, in_blocks);
 	test_gather(&in_use);
 	/* The few that a guest always has are no reason. */
 	vb->size.pages.scattered = false;
-	in_blocks = test_pages_in_blocks();
+	in_blocks = vbal_pages_in_blocks();
 	test_resize_to(test, 16 * FRAMES_2M);
-	KUNIT_EXPECT_LT(test, test_pages_in_blocks() + OTHERS_PAGES, in_blocks);
+	KUNIT_EXPECT_LT(test, vbal_pages_in_blocks() + OTHERS_PAGES, in_blocks);
 }
 
 /* Of pieces and blocks both: first the pieces, but for those that cannot be had. */
@@ -997,12 +997,12 @@ static void worker_takes_blocks_when_pieces_are_gone(struct kunit *test)
 	test_scatter(test, &vb->size.pages, &in_use);
 	pieces = vbal_reclaim_pieces(VBAL_BLOCK_ORDER) - few;
 	nr_frames = vbal_pages_to_frames(pieces) + 16 * FRAMES_2M;
-	blocks_left = test_pages_in_blocks() - vbal_frames_to_pages(nr_frames);
+	blocks_left = vbal_pages_in_blocks() - vbal_frames_to_pages(nr_frames);
 	test_resize_to(test, nr_frames);
 	KUNIT_EXPECT_LT(test, vbal_reclaim_pieces(VBAL_BLOCK_ORDER),
 			few + pieces / 2);
 	/* No more of these than had to be. */
-	KUNIT_EXPECT_GE(test, test_pages_in_blocks(), blocks_left + pieces / 2);
+	KUNIT_EXPECT_GE(test, vbal_pages_in_blocks(), blocks_left + pieces / 2);
 	test_gather(&in_use);
 }
 

@@ -314,13 +314,6 @@ void test_gather(struct list_head *in_use)
 	}
 }
 
-/* Free pages that are not in pieces. */
-unsigned long test_pages_in_blocks(void)
-{
-	return vbal_reclaim_pieces(VBAL_NR_ORDERS) -
-	       vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
-}
-
 /*
  * As the kernel isolates a page that is referenced and locked. Its mark tells the
  * kernel's own compaction, which may run at any time, that the page is out.

@@ -84,7 +84,6 @@ bool test_sleeps(struct vbal_vq *q);
 void test_scatter(struct kunit *test, struct vbal_pages *vp,
 		  struct list_head *in_use);
 void test_gather(struct list_head *in_use);
-unsigned long test_pages_in_blocks(void);
 
 /* Frames that the host has by its books. */
 static inline unsigned long test_books_frames(void)
