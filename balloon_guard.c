@@ -1066,7 +1066,10 @@ void vbal_guard_ask(struct vbal_guard *g, const struct vbal_signals *s,
 	unsigned long room, plain;
 	const char *limit;
 
-	*v = (struct vbal_verdict){ .state = VBAL_STATE_INFLATING };
+	*v = (struct vbal_verdict){
+		.state = VBAL_STATE_INFLATING,
+		.slab_first = s->slab_pages > s->cache_pages,
+	};
 	if (READ_ONCE(g->policy) == VBAL_GUARD_SQUEEZE) {
 		vbal_guard_ask_squeezed(g, s, want_pages, v);
 		return;

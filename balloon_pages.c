@@ -330,6 +330,8 @@ unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 			       struct vbal_blocks *out)
 {
 	unsigned int order = vbal_pages_max_order(vp, want);
+	unsigned int how = (want->pieces ? VBAL_TAKE_PIECES : 0) |
+			   (want->slab_first ? VBAL_TAKE_SLAB : 0);
 	unsigned long left;
 
 	while ((left = vbal_pages_left(want, out))) {
@@ -339,8 +341,7 @@ unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 		order = min_t(unsigned int, order, ilog2(left));
 		if (order < vbal_pages_min_order(want, left))
 			break;
-		page = vbal_reclaim_take(vbal_pages_gfp_block(), order,
-					 want->pieces);
+		page = vbal_reclaim_take(vbal_pages_gfp_block(), order, how);
 		if (!page && !order && want->squeeze && !want->pieces)
 			page = vbal_pages_squeeze(vp);
 		if (page) {

@@ -156,19 +156,21 @@ static gfp_t vbal_zone_gfp(enum zone_type type)
 	}
 }
 
-static unsigned int vbal_gfp_kind(gfp_t gfp)
+static unsigned int vbal_kind_type(gfp_t kind)
 {
-	if (gfp & __GFP_MOVABLE)
+	if (kind == __GFP_MOVABLE)
 		return MIGRATE_MOVABLE;
-	return gfp & __GFP_RECLAIMABLE ? MIGRATE_RECLAIMABLE :
-					 MIGRATE_UNMOVABLE;
+	return kind == __GFP_RECLAIMABLE ? MIGRATE_RECLAIMABLE :
+					   MIGRATE_UNMOVABLE;
 }
 
-static bool vbal_zone_lists(struct zone *zone, unsigned int kind,
-			    unsigned int order, unsigned int end)
+static bool vbal_zone_lists(struct zone *zone, gfp_t kind, unsigned int order,
+			    unsigned int end)
 {
+	unsigned int type = vbal_kind_type(kind);
+
 	for (; order < end; order++)
-		if (!list_empty(&zone->free_area[order].free_list[kind]))
+		if (!list_empty(&zone->free_area[order].free_list[type]))
 			return true;
 	return false;
 }
@@ -181,23 +183,22 @@ static bool vbal_zone_lists(struct zone *zone, unsigned int kind,
  * would be the next piece. So the small ones are taken as single pages, of whatever
  * size the list was filled from, and those of the kernel's kinds are left to it.
  */
-static bool vbal_zone_has_piece(struct zone *zone, unsigned int kind,
+static bool vbal_zone_has_piece(struct zone *zone, gfp_t kind,
 				unsigned int order)
 {
 	if (order > PAGE_ALLOC_COSTLY_ORDER)
 		return vbal_zone_lists(zone, kind, order, order + 1);
-	return !order && kind == MIGRATE_MOVABLE &&
+	return !order && kind == __GFP_MOVABLE &&
 	       vbal_zone_lists(zone, kind, 0, PAGE_ALLOC_COSTLY_ORDER + 1);
 }
 
 /* Would the allocator find a block without having to turn to those of another kind? */
-static bool vbal_zone_has(struct zone *zone, gfp_t gfp, unsigned int order,
-			  bool pieces)
+static bool vbal_zone_has(struct zone *zone, gfp_t kind, unsigned int order,
+			  unsigned int how)
 {
-	unsigned int kind = vbal_gfp_kind(gfp);
-
-	return pieces ? vbal_zone_has_piece(zone, kind, order) :
-			vbal_zone_lists(zone, kind, order, MAX_PAGE_ORDER + 1);
+	return how & VBAL_TAKE_PIECES ?
+		       vbal_zone_has_piece(zone, kind, order) :
+		       vbal_zone_lists(zone, kind, order, MAX_PAGE_ORDER + 1);
 }
 
 /* A block, unless its zone would be left with less than it needs. */
@@ -227,35 +228,44 @@ static unsigned long vbal_zone_needs(unsigned int order)
  * has the whole page block turned over to his, and the zone's watermarks raised until
  * kswapd, which the balloon does not wake, has made room; or, to keep kinds apart,
  * is given one of a lower zone instead.
+ *
+ * That kind first of which there is most, or others in the guest would have to do so.
  */
 static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
-				   unsigned int order, bool pieces)
+				   unsigned int order, unsigned int how)
 {
-	static const gfp_t other_kinds[] = { 0, __GFP_RECLAIMABLE };
+	static const gfp_t kinds[][3] = {
+		{ __GFP_MOVABLE, 0, __GFP_RECLAIMABLE },
+		{ __GFP_RECLAIMABLE, __GFP_MOVABLE, 0 },
+	};
 	bool movable = gfp & __GFP_MOVABLE;
 	unsigned int i;
 
 	if (vbal_zone_room(zone) <= vbal_zone_needs(order))
 		return NULL;
-	gfp = (gfp & ~__GFP_HIGHMEM) | vbal_zone_gfp(zone_idx(zone)) |
-	      __GFP_THISNODE;
-	for (i = 0;; i++) {
-		if (vbal_zone_has(zone, gfp, order, pieces))
-			return vbal_zone_alloc(zone, gfp, order);
-		if (zone_idx(zone) == ZONE_MOVABLE ||
-		    i == ARRAY_SIZE(other_kinds))
-			break;
-		gfp = (gfp & ~__GFP_MOVABLE) | other_kinds[i];
+	gfp = (gfp & ~(__GFP_HIGHMEM | __GFP_MOVABLE)) |
+	      vbal_zone_gfp(zone_idx(zone)) | __GFP_THISNODE;
+	for (i = 0; i < ARRAY_SIZE(kinds[0]); i++) {
+		gfp_t kind = kinds[!!(how & VBAL_TAKE_SLAB)][i];
+
+		if (kind == __GFP_MOVABLE ? !movable :
+					    zone_idx(zone) == ZONE_MOVABLE)
+			continue;
+		if (vbal_zone_has(zone, kind, order, how))
+			return vbal_zone_alloc(zone, gfp | kind, order);
 	}
 	/* What cannot move has no business among what can, but there is most. */
-	return movable || pieces ? NULL : vbal_zone_alloc(zone, gfp, order);
+	return movable || how & VBAL_TAKE_PIECES ?
+		       NULL :
+		       vbal_zone_alloc(zone, gfp, order);
 }
 
 /**
  * vbal_reclaim_take() - take a block where there is most to spare
  * @gfp: movable, without reclaim
  * @order: of so many pages
- * @pieces: only if no larger block has to be broken for it
+ * @how: VBAL_TAKE_PIECES: only if no larger block has to be broken for it.
+ *	VBAL_TAKE_SLAB: first where dentries and inodes are, or were
  *
  * From the freest node first, so that memory stays level between nodes and no
  * node's last large blocks go while another has some; there from the highest
@@ -264,7 +274,7 @@ static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
  * Context: process context.
  * Return: the block; NULL if no zone has one to spare.
  */
-struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order, bool pieces)
+struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order, unsigned int how)
 {
 	nodemask_t tried = NODE_MASK_NONE;
 	struct page *page;
@@ -279,10 +289,10 @@ struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order, bool pieces)
 
 			if (!managed_zone(zone) || i > gfp_zone(gfp))
 				continue;
-			page = vbal_zone_take(zone, gfp, order, pieces);
+			page = vbal_zone_take(zone, gfp, order, how);
 			/* The kernel's own zones are not drained for pieces. */
-			if (page || (pieces && i == ZONE_MOVABLE &&
-				     vbal_zone_room(zone)))
+			if (page || (how & VBAL_TAKE_PIECES &&
+				     i == ZONE_MOVABLE && vbal_zone_room(zone)))
 				return page;
 		}
 		node_set(nid, tried);

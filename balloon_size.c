@@ -288,6 +288,7 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 		.granted_pages = v->grant_pages,
 		.reclaim = v->reclaim,
 		.slab = v->slab,
+		.slab_first = v->slab_first,
 		.squeeze = vbal_squeezing(size),
 	};
 	u64 start_ns = ktime_get_ns();

@@ -24,6 +24,10 @@
 #define VBAL_RECLAIM_ORDER MAX_PAGE_ORDER
 #define VBAL_RECLAIM_PAGES BIT(VBAL_RECLAIM_ORDER)
 
+/* How vbal_reclaim_take() takes; may be combined. */
+#define VBAL_TAKE_PIECES BIT(0)
+#define VBAL_TAKE_SLAB BIT(1)
+
 /**
  * struct vbal_reclaim - memory that is made free by dropping page cache
  * @helper: reclaims beside the size worker
@@ -56,7 +60,7 @@ unsigned long vbal_zone_room(struct zone *zone);
 unsigned long vbal_node_room(int nid);
 unsigned long vbal_reclaim_largest(void);
 unsigned long vbal_reclaim_pieces(unsigned int end_order);
-struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order, bool pieces);
+struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order, unsigned int how);
 struct page *vbal_reclaim_alloc(struct vbal_reclaim *r, int nid, gfp_t gfp,
 				unsigned int order);
 

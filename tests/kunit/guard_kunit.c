@@ -439,10 +439,12 @@ static void ask_counts_slab_in(struct kunit *test)
 	t->s.tmpfs_pages--;
 	KUNIT_EXPECT_GT(test, ask(t, RAM), 0);
 	KUNIT_EXPECT_TRUE(test, t->v.slab);
+	KUNIT_EXPECT_TRUE(test, t->v.slab_first);
 	t->s.slab_pages = MIB(20);
 	t->s.cache_pages = MIB(100);
 	KUNIT_EXPECT_GT(test, ask(t, RAM), 0);
 	KUNIT_EXPECT_FALSE(test, t->v.slab);
+	KUNIT_EXPECT_FALSE(test, t->v.slab_first);
 }
 
 static void ask_leaves_cache_that_the_reserve_counts(struct kunit *test)

@@ -485,7 +485,7 @@ static void make_room_leaves_what_zones_need(struct kunit *test)
 	before = global_zone_page_state(NR_FREE_PAGES);
 	vbal_reclaim_make(r, VBAL_RECLAIM_PAGES, ULONG_MAX, gfp);
 	KUNIT_EXPECT_NULL(test, vbal_reclaim_pop(r));
-	KUNIT_EXPECT_NULL(test, vbal_reclaim_take(gfp, 0, false));
+	KUNIT_EXPECT_NULL(test, vbal_reclaim_take(gfp, 0, 0));
 	/* But for a page of each block, so that it is not handed out again. */
 	KUNIT_EXPECT_GT(test, global_zone_page_state(NR_FREE_PAGES),
 			before - before / 8);
@@ -528,8 +528,7 @@ static bool takes_nothing_of(unsigned long spare)
 
 	move_high_watermarks(nr_pages);
 	before = nr_allocated();
-	page = vbal_reclaim_take(vbal_pages_gfp_block(), VBAL_BLOCK_ORDER,
-				 false);
+	page = vbal_reclaim_take(vbal_pages_gfp_block(), VBAL_BLOCK_ORDER, 0);
 	before = nr_allocated() - before;
 	move_high_watermarks(-nr_pages);
 	if (page)
@@ -607,6 +606,43 @@ static void alloc_raises_no_watermark(struct kunit *test)
 	KUNIT_EXPECT_LT(test, left, pieces / 2);
 	/* But for what others do meanwhile. */
 	KUNIT_EXPECT_LE(test, watermark_boosts(), boost + pageblock_nr_pages);
+	vbal_pages_discard(&t->blocks);
+	test_gather(&in_use);
+}
+
+static bool is_in_block_of(struct list_head *in_use, struct page *page)
+{
+	unsigned long pfn = round_down(page_to_pfn(page), VBAL_RECLAIM_PAGES);
+	struct page *first;
+
+	list_for_each_entry(first, in_use, lru)
+		if (page_to_pfn(first) == pfn)
+			return true;
+	return false;
+}
+
+/* Where there is most of this kind others would have to break up movable blocks. */
+static void alloc_takes_slab_first(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	unsigned long nr_blocks = totalram_pages() / 32 / VBAL_RECLAIM_PAGES;
+	unsigned int order = VBAL_BLOCK_ORDER - 1, nr_there = 0;
+	const struct vbal_want want = {
+		/* As there may be others than these. */
+		.nr_pages = 4 * nr_blocks << order,
+		.max_blocks = UINT_MAX,
+		.min_order = order,
+		.max_order = order,
+		.slab_first = true,
+	};
+	LIST_HEAD(in_use);
+	struct page *page;
+
+	break_blocks(__GFP_RECLAIMABLE | __GFP_NOWARN, nr_blocks, &in_use);
+	vbal_pages_alloc(&t->vp, &want, &t->blocks);
+	vbal_for_each_block(page, &t->blocks)
+		nr_there += is_in_block_of(&in_use, page);
+	KUNIT_EXPECT_GE(test, nr_there, nr_blocks / 2);
 	vbal_pages_discard(&t->blocks);
 	test_gather(&in_use);
 }
@@ -727,6 +763,7 @@ static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(make_room_leaves_what_zones_need),
 	KUNIT_CASE(take_looks_before),
 	KUNIT_CASE(alloc_raises_no_watermark),
+	KUNIT_CASE(alloc_takes_slab_first),
 	KUNIT_CASE(alloc_of_pieces_breaks_no_block),
 	KUNIT_CASE(pieces_that_cannot_be_had_are_left),
 	KUNIT_CASE(own_stalls_are_those_that_the_kernel_counts),
