@@ -52,8 +52,11 @@
 #define VBAL_WINDOW_MS 1000
 #define VBAL_STALE_MS 5000
 
-/* More of these within a window is pressure. 32 pages: one round of reclaim. */
-#define VBAL_SWAP_LIMIT_PAGES 32
+/*
+ * More of these within a window is pressure. 64 pages: what a multi-generational LRU
+ * evicts at a time.
+ */
+#define VBAL_SWAP_LIMIT_PAGES 64
 #define VBAL_STALL_LIMIT 4
 
 /* What a task that has to reclaim usually reclaims. */
@@ -756,10 +759,26 @@ static void vbal_guard_learn(struct vbal_guard *g, const struct vbal_signals *s)
 		g->learned_at_ms = s->now_ms;
 }
 
+/*
+ * Was it perhaps only the taking? What the kernel drops or swaps as its lists become
+ * shorter need not be what somebody uses: first see what stopping does.
+ */
+static bool vbal_guard_may_pass(const struct vbal_guard *g,
+				const struct vbal_signals *s,
+				enum vbal_pressure pressure)
+{
+	if (!g->took_cache)
+		return false;
+	return pressure == VBAL_PRESSURE_MISSED ||
+	       (pressure == VBAL_PRESSURE_SWAP && !vbal_guard_is_short(g, s));
+}
+
 /* Longer each time, unless the last is long ago. Seen again meanwhile: extended. */
-static void vbal_guard_hold(struct vbal_guard *g, u64 now_ms,
+static void vbal_guard_hold(struct vbal_guard *g, const struct vbal_signals *s,
 			    enum vbal_pressure pressure)
 {
+	u64 now_ms = s->now_ms;
+
 	if (now_ms >= g->hold_until_ms) {
 		g->nr_pressure_events++;
 		if (now_ms - g->hold_until_ms >
@@ -771,8 +790,7 @@ static void vbal_guard_hold(struct vbal_guard *g, u64 now_ms,
 	g->hold_until_ms = now_ms + g->hold_ms;
 	g->pressure = pressure;
 	g->pressed_at_ms = now_ms;
-	/* Missed while more was being taken: first see what stopping does. */
-	if (pressure != VBAL_PRESSURE_MISSED || !g->took_cache)
+	if (!vbal_guard_may_pass(g, s, pressure))
 		g->unanswered = max(g->unanswered, pressure);
 	g->step_pages = 0;
 }
@@ -811,7 +829,7 @@ static void vbal_guard_notice(struct vbal_guard *g,
 	if (pressure == VBAL_CALM && fresh && age_ms < VBAL_WINDOW_MS)
 		return;
 	if (pressure != VBAL_CALM)
-		vbal_guard_hold(g, s->now_ms, pressure);
+		vbal_guard_hold(g, s, pressure);
 	g->mark = *s;
 	g->marked = true;
 	g->took_cache = false;
