@@ -52,11 +52,8 @@
 #define VBAL_WINDOW_MS 1000
 #define VBAL_STALE_MS 5000
 
-/*
- * More of these within a window is pressure. 64 pages: what a multi-generational LRU
- * evicts at a time.
- */
-#define VBAL_SWAP_LIMIT_PAGES 64
+/* More of these within a window is pressure. So many a multi-generational LRU evicts at once. */
+#define VBAL_SWAP_LIMIT_PAGES BITS_PER_LONG
 #define VBAL_STALL_LIMIT 4
 
 /* What a task that has to reclaim usually reclaims. */
@@ -72,13 +69,15 @@
 #define VBAL_LOOK_ACTIVE_MS 1000u
 /* While pressure is fresh it is looked at so often. */
 #define VBAL_PRESSED_LOOK_MS 50
+/* A run of kswapd that taking page cache has caused is over after so long. */
+#define VBAL_PASSES_MS 200u
 /* In less time too little happens to tell whose fault it is. */
 #define VBAL_LEARN_MS 50
 /* Where something does come back, its speed is not known so soon. */
 #define VBAL_LEARN_MAX_MS 500
 
-#define VBAL_HOLD_MIN_MS 1000
-#define VBAL_HOLD_MAX_MS 128000
+#define VBAL_HOLD_MIN_MS 1000u
+#define VBAL_HOLD_MAX_MS 128000u
 #define VBAL_HOLD_FORGET_MS 60000
 
 #define VBAL_SQUEEZE_PAGES VBAL_MIB_PAGES(4)
@@ -767,16 +766,20 @@ static bool vbal_guard_may_pass(const struct vbal_guard *g,
 				const struct vbal_signals *s,
 				enum vbal_pressure pressure)
 {
-	if (!g->took_cache)
-		return false;
-	return pressure == VBAL_PRESSURE_MISSED ||
-	       (pressure == VBAL_PRESSURE_SWAP && !vbal_guard_is_short(g, s));
+	if (pressure == VBAL_PRESSURE_SWAP)
+		return !vbal_guard_is_short(g, s) && g->cache_at_ms &&
+		       s->now_ms - g->cache_at_ms < VBAL_PASSES_MS;
+	return pressure == VBAL_PRESSURE_MISSED && g->took_cache;
 }
 
 /* Longer each time, unless the last is long ago. Seen again meanwhile: extended. */
 static void vbal_guard_hold(struct vbal_guard *g, const struct vbal_signals *s,
 			    enum vbal_pressure pressure)
 {
+	bool may_pass = vbal_guard_may_pass(g, s, pressure);
+	unsigned int least_ms = may_pass && pressure == VBAL_PRESSURE_SWAP ?
+					VBAL_PASSES_MS :
+					VBAL_HOLD_MIN_MS;
 	u64 now_ms = s->now_ms;
 
 	if (now_ms >= g->hold_until_ms) {
@@ -784,13 +787,13 @@ static void vbal_guard_hold(struct vbal_guard *g, const struct vbal_signals *s,
 		if (now_ms - g->hold_until_ms >
 		    VBAL_HOLD_FORGET_MS + 4 * g->hold_ms)
 			g->hold_ms = 0;
-		g->hold_ms = clamp(2 * g->hold_ms, VBAL_HOLD_MIN_MS,
-				   VBAL_HOLD_MAX_MS);
+		g->hold_ms = min(2 * g->hold_ms, VBAL_HOLD_MAX_MS);
 	}
+	g->hold_ms = max(g->hold_ms, least_ms);
 	g->hold_until_ms = now_ms + g->hold_ms;
 	g->pressure = pressure;
 	g->pressed_at_ms = now_ms;
-	if (!vbal_guard_may_pass(g, s, pressure))
+	if (!may_pass)
 		g->unanswered = max(g->unanswered, pressure);
 	g->step_pages = 0;
 }
@@ -1006,6 +1009,15 @@ static unsigned long vbal_guard_spare_slab(const struct vbal_signals *s)
 	return s->tmpfs_pages > s->slab_pages / 16 ? 0 : s->slab_pages;
 }
 
+/* So much of what is in use is slab that what lies free will be of that kind, too. */
+static bool vbal_guard_is_slab(const struct vbal_signals *s)
+{
+	unsigned long used =
+		vbal_beyond(s->total_pages, s->held_pages + s->free_pages);
+
+	return s->slab_pages > used / 4;
+}
+
 static void vbal_guard_ask_step(struct vbal_guard *g,
 				const struct vbal_signals *s,
 				unsigned long want_pages,
@@ -1086,7 +1098,7 @@ void vbal_guard_ask(struct vbal_guard *g, const struct vbal_signals *s,
 
 	*v = (struct vbal_verdict){
 		.state = VBAL_STATE_INFLATING,
-		.slab_first = s->slab_pages > s->cache_pages,
+		.slab_first = vbal_guard_is_slab(s),
 	};
 	if (READ_ONCE(g->policy) == VBAL_GUARD_SQUEEZE) {
 		vbal_guard_ask_squeezed(g, s, want_pages, v);

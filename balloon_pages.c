@@ -254,6 +254,17 @@ unsigned long vbal_pages_in_blocks(void)
 }
 
 /**
+ * vbal_pages_forget_pieces() - what is taken from here on finds others
+ * @vp: the pages
+ *
+ * Context: Size worker.
+ */
+void vbal_pages_forget_pieces(struct vbal_pages *vp)
+{
+	vp->took_pieces = 0;
+}
+
+/**
  * vbal_pages_scattered() - how much lies about in pieces, where that is much
  * @vp: the pages
  *
@@ -276,7 +287,7 @@ unsigned long vbal_pages_scattered(struct vbal_pages *vp)
 				vp->left_pieces + totalram_pages() / 16;
 	vp->scattered = nr_pages > limit;
 	if (!vp->scattered)
-		vp->took_pieces = 0;
+		vbal_pages_forget_pieces(vp);
 	if (!vp->took_pieces) {
 		vp->had_pieces = nr_pages;
 		vp->had_in_blocks = vbal_pages_in_blocks();
@@ -311,7 +322,7 @@ void vbal_pages_took_pieces(struct vbal_pages *vp, unsigned long took)
 		vp->scattered = false;
 		vp->left_pieces = left;
 	}
-	vp->took_pieces = 0;
+	vbal_pages_forget_pieces(vp);
 }
 
 /**
@@ -385,8 +396,9 @@ bool vbal_pages_make_room(struct vbal_pages *vp, const struct vbal_want *want,
 	while (vbal_pages_left(want, out) >= VBAL_RECLAIM_PAGES &&
 	       (page = vbal_reclaim_pop(&vp->reclaim)))
 		vbal_blocks_add_new(out, page, VBAL_RECLAIM_ORDER);
-	/* Orders that could not be had may be there again. */
+	/* Orders that could not be had may be there again, and more pieces. */
 	vbal_pages_rewind(vp);
+	vbal_pages_forget_pieces(vp);
 	return progress;
 }
 

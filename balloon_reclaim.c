@@ -156,6 +156,7 @@ static gfp_t vbal_zone_gfp(enum zone_type type)
 	}
 }
 
+/* @kind: __GFP_MOVABLE, __GFP_RECLAIMABLE or neither. */
 static unsigned int vbal_kind_type(gfp_t kind)
 {
 	if (kind == __GFP_MOVABLE)
@@ -164,11 +165,9 @@ static unsigned int vbal_kind_type(gfp_t kind)
 					   MIGRATE_UNMOVABLE;
 }
 
-static bool vbal_zone_lists(struct zone *zone, gfp_t kind, unsigned int order,
-			    unsigned int end)
+static bool vbal_zone_lists(struct zone *zone, unsigned int type,
+			    unsigned int order, unsigned int end)
 {
-	unsigned int type = vbal_kind_type(kind);
-
 	for (; order < end; order++)
 		if (!list_empty(&zone->free_area[order].free_list[type]))
 			return true;
@@ -183,22 +182,27 @@ static bool vbal_zone_lists(struct zone *zone, gfp_t kind, unsigned int order,
  * would be the next piece. So the small ones are taken as single pages, of whatever
  * size the list was filled from, and those of the kernel's kinds are left to it.
  */
-static bool vbal_zone_has_piece(struct zone *zone, gfp_t kind,
+static bool vbal_zone_has_piece(struct zone *zone, unsigned int type,
 				unsigned int order)
 {
 	if (order > PAGE_ALLOC_COSTLY_ORDER)
-		return vbal_zone_lists(zone, kind, order, order + 1);
-	return !order && kind == __GFP_MOVABLE &&
-	       vbal_zone_lists(zone, kind, 0, PAGE_ALLOC_COSTLY_ORDER + 1);
+		return vbal_zone_lists(zone, type, order, order + 1);
+	return !order && type == MIGRATE_MOVABLE &&
+	       vbal_zone_lists(zone, type, 0, PAGE_ALLOC_COSTLY_ORDER + 1);
 }
 
 /* Would the allocator find a block without having to turn to those of another kind? */
 static bool vbal_zone_has(struct zone *zone, gfp_t kind, unsigned int order,
 			  unsigned int how)
 {
-	return how & VBAL_TAKE_PIECES ?
-		       vbal_zone_has_piece(zone, kind, order) :
-		       vbal_zone_lists(zone, kind, order, MAX_PAGE_ORDER + 1);
+	unsigned int type = vbal_kind_type(kind), end = MAX_PAGE_ORDER + 1;
+
+	if (how & VBAL_TAKE_PIECES)
+		return vbal_zone_has_piece(zone, type, order);
+	if (type == MIGRATE_MOVABLE &&
+	    vbal_zone_lists(zone, VBAL_MIGRATE_CMA, order, end))
+		return true;
+	return vbal_zone_lists(zone, type, order, end);
 }
 
 /* A block, unless its zone would be left with less than it needs. */
@@ -223,13 +227,21 @@ static unsigned long vbal_zone_needs(unsigned int order)
 	return (order == VBAL_BLOCK_ORDER ? 2UL : 1UL) << order;
 }
 
+/* What is asked for there, and may move, would come from ZONE_MOVABLE. */
+static bool vbal_zone_is_below_movable(struct zone *zone)
+{
+	return zone_idx(zone) > ZONE_NORMAL && zone_idx(zone) < ZONE_MOVABLE &&
+	       managed_zone(&zone->zone_pgdat->node_zones[ZONE_MOVABLE]);
+}
+
 /*
  * By the kind that has it. Who is given a block of another kind than he asks for
- * has the whole page block turned over to his, and the zone's watermarks raised until
+ * may have the page block turned over to his, and the zone's watermarks raised until
  * kswapd, which the balloon does not wake, has made room; or, to keep kinds apart,
  * is given one of a lower zone instead.
  *
- * That kind first of which there is most, or others in the guest would have to do so.
+ * Not so the small ones, of which the CPU's lists are filled by the dozen, whatever
+ * the kind has.
  */
 static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
 				   unsigned int order, unsigned int how)
@@ -238,7 +250,9 @@ static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
 		{ __GFP_MOVABLE, 0, __GFP_RECLAIMABLE },
 		{ __GFP_RECLAIMABLE, __GFP_MOVABLE, 0 },
 	};
-	bool movable = gfp & __GFP_MOVABLE;
+	gfp_t movable = vbal_zone_is_below_movable(zone) ? 0 :
+							   gfp & __GFP_MOVABLE;
+	bool small = order <= PAGE_ALLOC_COSTLY_ORDER;
 	unsigned int i;
 
 	if (vbal_zone_room(zone) <= vbal_zone_needs(order))
@@ -248,16 +262,19 @@ static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
 	for (i = 0; i < ARRAY_SIZE(kinds[0]); i++) {
 		gfp_t kind = kinds[!!(how & VBAL_TAKE_SLAB)][i];
 
-		if (kind == __GFP_MOVABLE ? !movable :
-					    zone_idx(zone) == ZONE_MOVABLE)
+		if (kind == __GFP_MOVABLE) {
+			if (!movable)
+				continue;
+		} else if (small || zone_idx(zone) == ZONE_MOVABLE) {
 			continue;
+		}
 		if (vbal_zone_has(zone, kind, order, how))
 			return vbal_zone_alloc(zone, gfp | kind, order);
 	}
-	/* What cannot move has no business among what can, but there is most. */
-	return movable || how & VBAL_TAKE_PIECES ?
-		       NULL :
-		       vbal_zone_alloc(zone, gfp, order);
+	if (how & VBAL_TAKE_PIECES || (movable && !small))
+		return NULL;
+	/* The last pages. And what cannot move has no business among what can. */
+	return vbal_zone_alloc(zone, gfp | movable, order);
 }
 
 /**

@@ -263,11 +263,12 @@ static enum vbal_vq_id vbal_fill_free(struct vbal_size *size,
 /* No more than lies about: meanwhile others may take some of it. */
 static enum vbal_vq_id vbal_fill_pieces(struct vbal_size *size,
 					struct vbal_batch *batch,
-					unsigned long grant_pages,
+					const struct vbal_verdict *v,
 					unsigned long nr_pieces)
 {
 	struct vbal_want want = {
-		.nr_pages = min(grant_pages, nr_pieces),
+		.nr_pages = min(v->grant_pages, nr_pieces),
+		.slab_first = v->slab_first,
 		.pieces = true,
 	};
 	enum vbal_vq_id id = vbal_fill_free(size, batch, &want);
@@ -299,7 +300,7 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 	if (size->ranges && !v->reclaim)
 		nr_pieces = vbal_pages_scattered(&size->pages);
 	if (nr_pieces)
-		*id = vbal_fill_pieces(size, batch, v->grant_pages, nr_pieces);
+		*id = vbal_fill_pieces(size, batch, v, nr_pieces);
 	if (!nr_pieces || !batch->blocks.nr_pages)
 		*id = vbal_fill_free(size, batch, &want);
 	/* While the host is waited for nothing may lie in between. */
@@ -544,6 +545,7 @@ static void vbal_resize_ends(struct vbal_size *size)
 	unsigned long held = vbal_pages_held(&size->pages);
 	u64 ns;
 
+	vbal_pages_forget_pieces(&size->pages);
 	if (!size->resize_start_ns)
 		return;
 	ns = ktime_get_ns() - size->resize_start_ns;

@@ -123,6 +123,13 @@ static inline void virtio_get_features(struct virtio_device *vdev,
 	(IS_ENABLED(CONFIG_BALLOON_COMPACTION) || \
 	 IS_ENABLED(CONFIG_BALLOON_MIGRATION))
 
+/* Where free pages lie that only what can move is given; without CMA as all others. */
+#ifdef CONFIG_CMA
+#define VBAL_MIGRATE_CMA MIGRATE_CMA
+#else
+#define VBAL_MIGRATE_CMA MIGRATE_MOVABLE
+#endif
+
 static inline bool vbal_zone_has_cma(const struct zone *zone)
 {
 #ifdef CONFIG_CMA

@@ -123,7 +123,7 @@ struct vbal_signals {
  * @grant_pages: so much may be inflated now; 0 means hold
  * @reclaim: beyond free memory: clean page cache has to be dropped for it
  * @slab: with @reclaim: dentries and inodes, too
- * @slab_first: there is more of these than page cache
+ * @slab_first: what lies free was rather these
  * @state: what to tell people when @grant_pages is 0. VBAL_STATE_INFLATING is
  *	a moment's wait for the guest to miss what was dropped
  * @why: the reason in words, whenever @grant_pages is 0 or @give_back_pages is

@@ -153,6 +153,7 @@ void vbal_blocks_init(struct vbal_blocks *blocks);
 void vbal_pages_init(struct vbal_pages *vp, bool adjust_managed);
 void vbal_pages_rewind(struct vbal_pages *vp);
 unsigned long vbal_pages_scattered(struct vbal_pages *vp);
+void vbal_pages_forget_pieces(struct vbal_pages *vp);
 void vbal_pages_took_pieces(struct vbal_pages *vp, unsigned long took);
 unsigned long vbal_pages_in_blocks(void);
 unsigned long vbal_pages_alloc(struct vbal_pages *vp,

@@ -466,15 +466,15 @@ struct pressure_case {
 
 static const struct pressure_case pressure_cases[] = {
 	{ "calm" },
-	{ "some swap", .swapped_out = 64 },
-	{ "swap", .swapped_out = 65, .held = true },
+	{ "some swap", .swapped_out = BITS_PER_LONG },
+	{ "swap", .swapped_out = BITS_PER_LONG + 1, .held = true },
 	{ "some refaulted", .refaulted = RAM / 1024 },
 	{ "refaulted", .refaulted = RAM / 1024 + 1, .held = true },
 	{ "some activated", .activated = RAM / 1024 },
 	{ "activated", .activated = RAM / 1024 + 1, .held = true },
 	{ "some stalls", .alloc_stalls = 4 },
 	{ "stalls", .alloc_stalls = 5, .held = true },
-	{ "some of all", 64, RAM / 1024, RAM / 1024, 4 },
+	{ "some of all", BITS_PER_LONG, RAM / 1024, RAM / 1024, 4 },
 };
 
 static void pressure_case_desc(const struct pressure_case *c, char *desc)
@@ -1025,31 +1025,64 @@ static void watch_answers_pressure(struct kunit *test)
 {
 	const struct pressure_case *c = test->param_value;
 	struct guard_test *t = test->priv;
+	unsigned long owed = 0;
 
 	t->s.held_pages = MIB(500);
 	set_tight(t);
 	add_pressure(t, c);
-	/* Of all others it has first to be seen what stopping does. */
-	KUNIT_EXPECT_EQ(test, watch(t), c->alloc_stalls > 4 ? MIB(16) : 0);
+	if (c->alloc_stalls > 4)
+		owed = MIB(16);
+	else if (c->swapped_out > BITS_PER_LONG)
+		owed = MIB(1); /* as much page cache as was taken */
+	KUNIT_EXPECT_EQ(test, watch(t), owed);
 	/* Once: the same counters are no news. */
 	KUNIT_EXPECT_EQ(test, watch(t), 0);
 }
 
-/* One burst of it, while the balloon takes, is no more than a reason to stop. */
+/* A run of kswapd's, while the balloon takes, is no more than a reason to stop. */
 static void watch_of_swap_sees_what_stopping_does(struct kunit *test)
 {
 	struct guard_test *t = test->priv;
+	unsigned int i;
 
 	t->s.held_pages = MIB(500);
-	set_tight(t);
-	t->s.swapped_out += 200;
-	KUNIT_EXPECT_EQ(test, ask(t, RAM), 0);
-	KUNIT_EXPECT_EQ(test, watch(t), 0);
-	t->s.now_ms += 100;
+	set_cached(t, MIB(500), MIB(400));
+	take(t);
+	for (i = 0; i < 4; i++) {
+		t->s.now_ms += 40;
+		t->s.swapped_out += 70;
+		KUNIT_EXPECT_EQ(test, ask(t, RAM), 0);
+		KUNIT_EXPECT_EQ(test, t->v.state, VBAL_STATE_HELD_BY_PRESSURE);
+		KUNIT_EXPECT_EQ(test, watch(t), 0);
+	}
+	KUNIT_EXPECT_EQ(test, t->g.hold_ms, 200);
+	t->s.now_ms += 40;
 	KUNIT_EXPECT_EQ(test, watch(t), 0);
 	/* It goes on: as much goes back as page cache was taken. */
-	t->s.swapped_out += 200;
+	t->s.swapped_out += 70;
 	KUNIT_EXPECT_EQ(test, watch(t), MIB(1));
+	KUNIT_EXPECT_EQ(test, watch(t), 0);
+	KUNIT_EXPECT_EQ(test, t->g.hold_ms, 1000);
+}
+
+/* Each time that the balloon goes on: each pause is twice as long. */
+static void bursts_of_swap_make_pauses_longer(struct kunit *test)
+{
+	static const unsigned int hold_ms[] = {
+		200, 400, 800, 1600, 3200, 6400
+	};
+	struct guard_test *t = test->priv;
+	unsigned int i;
+
+	set_cached(t, MIB(500), MIB(400));
+	for (i = 0; i < ARRAY_SIZE(hold_ms); i++) {
+		KUNIT_EXPECT_EQ(test, take(t), MIB(1));
+		t->s.now_ms += 10;
+		t->s.swapped_out += 100;
+		KUNIT_EXPECT_EQ(test, take(t), 0);
+		KUNIT_EXPECT_EQ(test, t->g.hold_ms, hold_ms[i]);
+		t->s.now_ms = t->g.hold_until_ms;
+	}
 	KUNIT_EXPECT_EQ(test, watch(t), 0);
 }
 
@@ -1827,6 +1860,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(watch_without_deflate_on_oom_never_gives_back),
 	KUNIT_CASE_PARAM(watch_answers_pressure, pressure_gen_params),
 	KUNIT_CASE(watch_of_swap_sees_what_stopping_does),
+	KUNIT_CASE(bursts_of_swap_make_pauses_longer),
 	KUNIT_CASE(watch_answers_what_ask_has_seen),
 	KUNIT_CASE(watch_of_a_swapping_container_is_silent),
 	KUNIT_CASE(watch_of_a_swapping_guest_gives_back),

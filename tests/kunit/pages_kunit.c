@@ -565,16 +565,17 @@ static unsigned long watermark_boosts(void)
 }
 
 /* The first page of each block stays in use, the others are free: one piece of each order. */
-static void break_blocks(gfp_t gfp, unsigned long nr_left,
+static void break_blocks(struct kunit *test, gfp_t gfp, unsigned long nr_left,
 			 struct list_head *in_use)
 {
 	struct page *page;
 
 	while (nr_left--) {
-		page = alloc_pages(gfp, VBAL_RECLAIM_ORDER);
+		page = alloc_pages(gfp | __GFP_NOWARN, VBAL_RECLAIM_ORDER);
 		if (page)
 			list_add(&page->lru, in_use);
 	}
+	KUNIT_ASSERT_FALSE(test, list_empty(in_use));
 	list_for_each_entry(page, in_use, lru) {
 		get_page(page);
 		__free_pages(page, VBAL_RECLAIM_ORDER);
@@ -594,16 +595,17 @@ static void alloc_raises_no_watermark(struct kunit *test)
 		.min_order = PAGE_ALLOC_COSTLY_ORDER + 1,
 		.max_order = VBAL_MAX_ORDER,
 	};
-	unsigned long nr_blocks = totalram_pages() / 32 / VBAL_RECLAIM_PAGES;
+	unsigned long nr_blocks = totalram_pages() / 8 / VBAL_RECLAIM_PAGES;
 	unsigned long boost, pieces, left;
 	LIST_HEAD(in_use);
 
-	break_blocks(__GFP_RECLAIMABLE | __GFP_NOWARN, nr_blocks, &in_use);
+	break_blocks(test, __GFP_RECLAIMABLE, nr_blocks, &in_use);
 	boost = watermark_boosts();
 	pieces = vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
 	vbal_pages_alloc(&t->vp, &want, &t->blocks);
 	left = vbal_reclaim_pieces(VBAL_BLOCK_ORDER);
-	KUNIT_EXPECT_LT(test, left, pieces / 2);
+	/* The rest may be needed by the zone. */
+	KUNIT_EXPECT_LT(test, left, pieces - pieces / 4);
 	/* But for what others do meanwhile. */
 	KUNIT_EXPECT_LE(test, watermark_boosts(), boost + pageblock_nr_pages);
 	vbal_pages_discard(&t->blocks);
@@ -638,11 +640,38 @@ static void alloc_takes_slab_first(struct kunit *test)
 	LIST_HEAD(in_use);
 	struct page *page;
 
-	break_blocks(__GFP_RECLAIMABLE | __GFP_NOWARN, nr_blocks, &in_use);
+	break_blocks(test, __GFP_RECLAIMABLE, nr_blocks, &in_use);
 	vbal_pages_alloc(&t->vp, &want, &t->blocks);
 	vbal_for_each_block(page, &t->blocks)
 		nr_there += is_in_block_of(&in_use, page);
 	KUNIT_EXPECT_GE(test, nr_there, nr_blocks / 2);
+	vbal_pages_discard(&t->blocks);
+	test_gather(&in_use);
+}
+
+/* Lists of the CPU's are filled by more than the kind may have: others break for it. */
+static void alloc_takes_small_ones_as_movable(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	unsigned long nr_blocks = totalram_pages() / 32 / VBAL_RECLAIM_PAGES;
+	const struct vbal_want want = {
+		.nr_pages = 4096,
+		.max_blocks = UINT_MAX,
+		.slab_first = true,
+	};
+	LIST_HEAD(in_use);
+	unsigned long boost;
+	struct page *page;
+
+	break_blocks(test, __GFP_RECLAIMABLE, nr_blocks, &in_use);
+	boost = watermark_boosts();
+	KUNIT_EXPECT_EQ(test, vbal_pages_alloc(&t->vp, &want, &t->blocks),
+			4096UL);
+	vbal_for_each_block(page, &t->blocks)
+		if (is_in_block_of(&in_use, page))
+			break;
+	KUNIT_EXPECT_TRUE(test, list_entry_is_head(page, &t->blocks.list, lru));
+	KUNIT_EXPECT_LE(test, watermark_boosts(), boost);
 	vbal_pages_discard(&t->blocks);
 	test_gather(&in_use);
 }
@@ -762,8 +791,10 @@ static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(largest_room_is_no_more_than_is_free),
 	KUNIT_CASE(make_room_leaves_what_zones_need),
 	KUNIT_CASE(take_looks_before),
-	KUNIT_CASE(alloc_raises_no_watermark),
 	KUNIT_CASE(alloc_takes_slab_first),
+	KUNIT_CASE(alloc_takes_small_ones_as_movable),
+	/* After those that look where their blocks are: it leaves more of them. */
+	KUNIT_CASE(alloc_raises_no_watermark),
 	KUNIT_CASE(alloc_of_pieces_breaks_no_block),
 	KUNIT_CASE(pieces_that_cannot_be_had_are_left),
 	KUNIT_CASE(own_stalls_are_those_that_the_kernel_counts),
