@@ -8,6 +8,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -111,6 +112,12 @@ class Report:
     def kind(self):
         """Return what went wrong, without the numbers in it."""
         return kind_of(self.failure)
+
+
+def show_progress(text):
+    """Tell how far a run is, on one line, where somebody sees it."""
+    if sys.stderr.isatty():
+        print(f"\r{text}", end="", file=sys.stderr, flush=True)
 
 
 def kind_of(failure):
