@@ -286,13 +286,15 @@ unsigned long vbal_pages_scattered(struct vbal_pages *vp)
 	limit = vp->scattered ? vbal_pages_few() :
 				vp->left_pieces + totalram_pages() / 16;
 	vp->scattered = nr_pages > limit;
-	if (!vp->scattered)
+	if (!vp->scattered) {
 		vbal_pages_forget_pieces(vp);
+		return 0;
+	}
 	if (!vp->took_pieces) {
 		vp->had_pieces = nr_pages;
 		vp->had_in_blocks = vbal_pages_in_blocks();
 	}
-	return vp->scattered ? nr_pages : 0;
+	return nr_pages;
 }
 
 /**

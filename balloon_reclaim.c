@@ -180,14 +180,14 @@ static bool vbal_zone_lists(struct zone *zone, unsigned int type,
  * Up to PAGE_ALLOC_COSTLY_ORDER it serves from a list of the CPU's, and fills that by
  * the dozen: what is missing for it comes out of a larger block, the rest of which
  * would be the next piece. So the small ones are taken as single pages, of whatever
- * size the list was filled from, and those of the kernel's kinds are left to it.
+ * size the list was filled from.
  */
 static bool vbal_zone_has_piece(struct zone *zone, unsigned int type,
 				unsigned int order)
 {
 	if (order > PAGE_ALLOC_COSTLY_ORDER)
 		return vbal_zone_lists(zone, type, order, order + 1);
-	return !order && type == MIGRATE_MOVABLE &&
+	return !order &&
 	       vbal_zone_lists(zone, type, 0, PAGE_ALLOC_COSTLY_ORDER + 1);
 }
 
@@ -199,10 +199,9 @@ static bool vbal_zone_has(struct zone *zone, gfp_t kind, unsigned int order,
 
 	if (how & VBAL_TAKE_PIECES)
 		return vbal_zone_has_piece(zone, type, order);
-	if (type == MIGRATE_MOVABLE &&
-	    vbal_zone_lists(zone, VBAL_MIGRATE_CMA, order, end))
-		return true;
-	return vbal_zone_lists(zone, type, order, end);
+	return vbal_zone_lists(zone, type, order, end) ||
+	       (type == MIGRATE_MOVABLE &&
+		vbal_zone_lists(zone, VBAL_MIGRATE_CMA, order, end));
 }
 
 /* A block, unless its zone would be left with less than it needs. */
@@ -238,10 +237,11 @@ static bool vbal_zone_is_below_movable(struct zone *zone)
  * By the kind that has it. Who is given a block of another kind than he asks for
  * may have the page block turned over to his, and the zone's watermarks raised until
  * kswapd, which the balloon does not wake, has made room; or, to keep kinds apart,
- * is given one of a lower zone instead.
+ * is given one of a lower zone instead. Of the kind first of which there is most, or
+ * it is others in the guest who have to do so.
  *
  * Not so the small ones, of which the CPU's lists are filled by the dozen, whatever
- * the kind has.
+ * the kind has: those of the kernel's kinds are left to it.
  */
 static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
 				   unsigned int order, unsigned int how)
@@ -338,12 +338,17 @@ static bool vbal_reclaim_add(struct vbal_reclaim *r, struct page *page,
 	return open;
 }
 
-/*
+/**
+ * vbal_reclaim_free_but_first() - free all pages of a block but its first
+ * @page: a block of VBAL_RECLAIM_ORDER, just allocated
+ *
  * Of a block that somebody else has got hold of the allocator keeps just the first
  * page back, and frees the others in the largest pieces. But there are kernels
  * with marks for memory profiling that then find pages without one.
+ *
+ * Context: process context.
  */
-static void vbal_reclaim_free_but_first(struct page *page)
+void vbal_reclaim_free_but_first(struct page *page)
 {
 	unsigned long i;
 

@@ -17,6 +17,7 @@
  *   life     debug   the connection's state; what is counted and timed
  *   guard            what the guest can spare
  *   pages            what is held
+ *   reclaim          room in zones and nodes, and how more becomes free
  *   compat           kernel versions
  *
  * Contexts

@@ -64,6 +64,7 @@ struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order, unsigned int how);
 struct page *vbal_reclaim_alloc(struct vbal_reclaim *r, int nid, gfp_t gfp,
 				unsigned int order);
 
+void vbal_reclaim_free_but_first(struct page *page);
 void vbal_reclaim_init(struct vbal_reclaim *r);
 bool vbal_reclaim_make(struct vbal_reclaim *r, unsigned long nr_pages,
 		       unsigned long limit, gfp_t gfp);

@@ -576,10 +576,8 @@ static void break_blocks(struct kunit *test, gfp_t gfp, unsigned long nr_left,
 			list_add(&page->lru, in_use);
 	}
 	KUNIT_ASSERT_FALSE(test, list_empty(in_use));
-	list_for_each_entry(page, in_use, lru) {
-		get_page(page);
-		__free_pages(page, VBAL_RECLAIM_ORDER);
-	}
+	list_for_each_entry(page, in_use, lru)
+		vbal_reclaim_free_but_first(page);
 }
 
 /*
