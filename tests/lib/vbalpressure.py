@@ -42,7 +42,8 @@ class Sample:
     """What a guest was like at one moment; counters are since boot.
 
     ran_seconds is how long its virtual CPUs had a processor of this machine, and
-    waited_seconds how long they would have run had there been one.
+    waited_seconds how long they would have run had there been one. The clock of a guest that
+    counts its instructions stands still meanwhile.
     """
 
     seconds: float
@@ -59,7 +60,7 @@ class Sample:
 
 @dataclass
 class Recorder:
-    """Takes samples of a guest, on the test's clock."""
+    """Takes samples of a guest, on the test's clock, or on a guest's that counts instructions."""
 
     guest: Guest
     started: float = field(default_factory=time.monotonic)
@@ -68,12 +69,16 @@ class Recorder:
     def sample(self):
         """Take one sample."""
         text = self.guest.check(
-            "cat /proc/vmstat /proc/meminfo; echo chunks $(wc -l 2>/dev/null </tmp/chunks)")
+            "cat /proc/vmstat /proc/meminfo; echo chunks $(wc -l 2>/dev/null </tmp/chunks); "
+            "echo uptime_cs $(sed 's/[.]//; s/ .*//' /proc/uptime)")
         values = {name: int(value) for name, value in
                   re.findall(r"^(\w+):?\s+(\d+)", text, re.MULTILINE)}
         ran, waited = processor_seconds(self.guest)
+        seconds = time.monotonic() - self.started
+        if self.guest.counts_instructions:
+            seconds, waited = values["uptime_cs"] / 100, 0
         self.samples.append(Sample(
-            seconds=time.monotonic() - self.started,
+            seconds=seconds,
             ran_seconds=ran,
             waited_seconds=waited,
             guest_mib=self.guest.actual_bytes() / MIB,

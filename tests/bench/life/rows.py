@@ -20,6 +20,8 @@ SMALL_FILE_KIB = 64
 SETTLE_SECONDS = 10
 # So often at most a balloon is resized where nobody is to notice: no policy does so more often.
 RESIZE_SECONDS = 0.45
+# So long a guest may take to find out that it misses something.
+FINDING_OUT_SECONDS = 1
 COLD, WARM = 1, 3
 FILES = 300000
 MOVABLE_ZONES = ("Movable", "Device")
@@ -83,11 +85,19 @@ def streaming_guest(turn):
 
 def working_set(turn):
     """400 MiB of files are read again and again in a guest of 1 GiB asked to 256 MiB."""
-    guest = turn.boot(1024, extra_qemu=blank_disk(400))
+    # not counted, the speed of a reader alone varies by a sixth; counted, by a hundredth
+    guest = turn.boot(1024, extra_qemu=blank_disk(400), smp=1, icount="shift=0")
     reader = Reader(guest, DISK, 400)
     reader.start()
     reader.wait_rounds(2)
-    return read_and_ask(turn, 256)
+    recorder = Recorder(guest)
+    before = recorder.watch(turn.options.window_seconds)
+    figures = {}
+    with turn.watch.noting(figures):
+        guest.balloon(256 * MIB)
+        recorder.watch(FINDING_OUT_SECONDS)
+        after = recorder.watch(2 * turn.options.window_seconds)
+    return {**figures, **kept(turn, before, after)}
 
 
 def read_and_ask(turn, target_mib):
@@ -101,9 +111,13 @@ def read_and_ask(turn, target_mib):
         after = recorder.watch(2 * turn.options.window_seconds)
     for name in harm.keys() - {"others_percent"}:
         figures[name] += harm[name]
-    figures["given_mib"] = turn.guest.inflated_bytes() / MIB
-    figures["speed_kept"] = 100 * speed(*after) / speed(*before)
-    return figures
+    return {**figures, **kept(turn, before, after)}
+
+
+def kept(turn, before, after):
+    """Return what is given by now, and the share of its speed that the reader has kept."""
+    return {"given_mib": turn.guest.inflated_bytes() / MIB,
+            "speed_kept": 100 * speed(*after) / speed(*before)}
 
 
 # Zones, fragments, slab
@@ -293,7 +307,7 @@ ROWS = (
     Row("working-set", "1 GiB, reads 400 MiB again and again, asked to 256 MiB", working_set,
         (Goal("speed_kept", ">=", 95), *HARMLESS), HARM + ("speed_kept",),
         shown=("given_mib", "speed_kept", "activated", "restored", "refaulted", "swapped_out",
-               "stalls_others", "oom_kills", "host_system_s", "others_percent"),
+               "stalls_others", "oom_kills"),
         headline="speed_kept", mem_mib=1024),
     Row("slab", "1 GiB that looked at 300000 files, asked to 384 MiB", slab_guest,
         (Goal("given_percent", ">=", 100), Goal("seconds_100", "<=", 1, of=IN_TREE), *HARMLESS),
