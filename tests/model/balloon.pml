@@ -670,19 +670,17 @@ active proctype oom()
 		:: atomic { !oom_lock -> oom_lock = true }
 			if
 			:: !oom_may_give
-#ifdef M_OOM_NO_MOVE_LOCK
-			:: oom_may_give ->
-#else
 			:: oom_may_give ->
 				if
+#ifdef M_OOM_NO_MOVE_LOCK
+				:: (is_over || all_given) -> oom_deflate()
+#else
 				:: atomic { !move_lock && (is_over || all_given) -> move_lock = true }
-#endif
 				oom_deflate();
-#ifndef M_OOM_NO_MOVE_LOCK
 				move_lock = false
+#endif
 				:: true
 				fi
-#endif
 			fi;
 			oom_lock = false
 		:: true
