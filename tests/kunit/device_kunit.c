@@ -1739,12 +1739,22 @@ static struct kunit_case hint_test_cases[] = {
 
 /* Reporting --------------------------------------------------------------- */
 
+/* All that is free may have been reported by the device before. */
+static void report_free_a_block(struct kunit *test)
+{
+	struct page *page = alloc_pages(GFP_KERNEL, VBAL_REPORTING_ORDER);
+
+	KUNIT_ASSERT_TRUE(test, !!page);
+	__free_pages(page, VBAL_REPORTING_ORDER);
+}
+
 static void report_tells_of_free_pages(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, QEMU);
 	struct vbal_dev *vb = test_plug_bound(test);
 
 	KUNIT_ASSERT_TRUE(test, vb->report.registered);
+	report_free_a_block(test);
 	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->report.nr_pages)));
 	KUNIT_EXPECT_GT(test, h->nr_range_bytes, 0ULL);
 	KUNIT_EXPECT_EQ(test, vb->report.nr_failed, 0UL);
@@ -1772,6 +1782,7 @@ static void report_unplugged_while_waiting(struct kunit *test)
 
 	h->q[FAKE_REPORT].budget = 0;
 	vb = test_plug_bound(test);
+	report_free_a_block(test);
 	KUNIT_ASSERT_TRUE(test, fake_wait(vbal_wire_in_flight(&vb->wire,
 							      VBAL_VQ_REPORT)));
 	test_unplug(test);
@@ -1785,6 +1796,7 @@ static void report_counts_what_fails(struct kunit *test)
 
 	h->q[FAKE_REPORT].budget = 0;
 	vb = test_plug_bound(test);
+	report_free_a_block(test);
 	KUNIT_ASSERT_TRUE(test, fake_wait(vbal_wire_in_flight(&vb->wire,
 							      VBAL_VQ_REPORT)));
 	fake_host_needs_reset(h);
@@ -1816,6 +1828,7 @@ static void report_is_waited_for_out_of_memory(struct kunit *test)
 
 	h->q[FAKE_REPORT].budget = 0;
 	r = &test_plug_bound(test)->report;
+	report_free_a_block(test);
 	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(r->nr_begun)));
 	/* Who has something already does not wait. */
 	freed = 1;
