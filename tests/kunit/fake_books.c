@@ -43,6 +43,8 @@ static struct {
 	unsigned long nr_owned[BOOKS_NR_OWNERS];
 	unsigned long nr_own;
 	unsigned long nr_audited;
+	unsigned long seen_from;
+	unsigned long seen_to;
 	bool audit_differs;
 	unsigned int nr_errors;
 	const char *error;
@@ -78,8 +80,9 @@ static void books_set_own(unsigned long frame, bool own)
 }
 
 /* What to do to each frame of some pages, under the lock. */
-static void books_each(const struct page *page, unsigned long nr_pages,
-		       void (*what)(unsigned long frame))
+static __always_inline void books_each(const struct page *page,
+				       unsigned long nr_pages,
+				       void (*what)(unsigned long frame))
 {
 	unsigned long frame = page_to_pfn(page) * FRAMES_PER_PAGE;
 	unsigned long end = frame + nr_pages * FRAMES_PER_PAGE;
@@ -251,6 +254,8 @@ int fake_books_open(void)
 	memset(books.nr_owned, 0, sizeof(books.nr_owned));
 	books.nr_owned[BOOKS_GUEST] = books.nr_frames;
 	books.nr_own = 0;
+	books.seen_from = 0;
+	books.seen_to = 0;
 	ret = books_hook();
 	if (ret)
 		free_pages_exact(books.frame, books.nr_frames);
@@ -365,23 +370,32 @@ void fake_books_answer_range(struct page *page, unsigned long nr_pages)
 	books_each(page, nr_pages, books_answer);
 }
 
-/* All is the guest's. What the host had is lost until somebody frees it. */
-void fake_books_reset(void)
+static void books_forget(unsigned long frame, unsigned long nr_frames)
 {
-	unsigned long frame, flags;
+	unsigned long end = frame + nr_frames;
 
-	raw_spin_lock_irqsave(&books.lock, flags);
-	for (frame = 0; frame < books.nr_frames; frame++) {
+	for (; frame < end; frame++) {
 		u8 state = books.frame[frame];
 
-		if (!state)
-			continue;
 		if (state & BOOKS_FREED)
 			books_set_owner(frame, BOOKS_GUEST);
 		else if (state & BOOKS_OWNER)
 			books_set_owner(frame, BOOKS_LOST);
 		books.frame[frame] &= ~(BOOKS_BUSY | BOOKS_FREED);
 	}
+}
+
+/* All is the guest's. What the host had is lost until somebody frees it. */
+void fake_books_reset(void)
+{
+	const u64 *eight_frames = (u64 *)books.frame;
+	unsigned long i, flags;
+
+	raw_spin_lock_irqsave(&books.lock, flags);
+	for (i = 0; i < books.nr_frames / sizeof(*eight_frames); i++)
+		if (eight_frames[i])
+			books_forget(i * sizeof(*eight_frames),
+				     sizeof(*eight_frames));
 	raw_spin_unlock_irqrestore(&books.lock, flags);
 }
 
@@ -439,8 +453,11 @@ void fake_books_audit_begin(void)
 	unsigned long i, flags;
 
 	raw_spin_lock_irqsave(&books.lock, flags);
-	for (i = 0; i < books.nr_frames / sizeof(*eight_frames); i++)
+	for (i = books.seen_from / sizeof(*eight_frames);
+	     i < DIV_ROUND_UP(books.seen_to, sizeof(*eight_frames)); i++)
 		eight_frames[i] &= ~(BOOKS_SEEN * 0x0101010101010101ULL);
+	books.seen_from = books.nr_frames;
+	books.seen_to = 0;
 	books.nr_audited = 0;
 	books.audit_differs = false;
 	raw_spin_unlock_irqrestore(&books.lock, flags);
@@ -454,6 +471,8 @@ void fake_books_audit(struct page *page, unsigned int order,
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&books.lock, flags);
+	books.seen_from = min(books.seen_from, frame);
+	books.seen_to = max(books.seen_to, end);
 	for (; frame < end; frame++) {
 		u8 state = books.frame[frame];
 

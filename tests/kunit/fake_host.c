@@ -18,6 +18,8 @@
 #define FAKE_ALIGN PAGE_SIZE
 /* A page's content after the host has discarded it. */
 #define FAKE_DISCARDED 0xd15ca2dedULL
+/* Of a range one page of so many is written to: all of them would be half the time of a test. */
+#define FAKE_DISCARD_STRIDE 16u
 
 static struct fake_host *to_fake(struct virtio_device *vdev)
 {
@@ -277,10 +279,16 @@ static void __no_sanitize_address fake_discard_free_page(struct page *page)
 	WRITE_ONCE(*content, FAKE_DISCARDED);
 }
 
-static void fake_discard(struct page *page, unsigned long nr_pages)
+/* The first, the last, and some between. */
+static void fake_discard(struct page *page, unsigned long nr_pages,
+			 void (*discard)(struct page *page))
 {
-	while (nr_pages--)
-		fake_discard_page(page++);
+	unsigned long i;
+
+	for (i = 0; i < nr_pages; i += FAKE_DISCARD_STRIDE)
+		discard(page + i);
+	if (nr_pages)
+		discard(page + nr_pages - 1);
 }
 
 static void fake_give(struct fake_host *h, u32 frame)
@@ -343,8 +351,7 @@ static void fake_report_free(struct fake_host *h, struct page *page,
 	/* A host that knows what freed pages hold keeps them, as QEMU does. */
 	if (h->config.poison_val)
 		return;
-	while (nr_pages--)
-		fake_discard_free_page(page++);
+	fake_discard(page, nr_pages, fake_discard_free_page);
 }
 
 /* Held blocks are the driver's own. */
@@ -360,7 +367,7 @@ static void fake_report(struct fake_host *h, void *buf, unsigned int len)
 	if (h->config.poison_val)
 		fake_error(h, "a block given to a host that keeps it");
 	fake_books_give_range(page, len / PAGE_SIZE);
-	fake_discard(page, len / PAGE_SIZE);
+	fake_discard(page, len / PAGE_SIZE, fake_discard_page);
 }
 
 static void fake_stats(struct fake_host *h, void *buf, unsigned int len)
@@ -389,7 +396,7 @@ static void fake_hint(struct fake_host *h, void *buf, unsigned int len, bool in)
 		h->nr_hinted++;
 		fake_check_range(h, buf, len);
 		fake_books_lend(page, len / PAGE_SIZE);
-		fake_discard(page, len / PAGE_SIZE);
+		fake_discard(page, len / PAGE_SIZE, fake_discard_page);
 		return;
 	}
 	if (len != sizeof(u32))

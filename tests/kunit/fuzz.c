@@ -24,8 +24,17 @@
 #define FUZZ_MAX_CHANGES 8u
 /* Half of the inputs that are chosen are among the last that were found. */
 #define FUZZ_NEW_ONES 32u
+/* Of so many that are drawn the one that costs least is changed. */
+#define FUZZ_RIVALS 3u
 
+/**
+ * struct fuzz_input - what a life's choices are made by
+ * @cost: basic blocks that it took the driver through
+ * @len: so many of @bytes
+ * @bytes: them
+ */
 struct fuzz_input {
+	unsigned long cost;
 	unsigned int len;
 	u8 bytes[FUZZ_MAX_LEN];
 };
@@ -51,8 +60,9 @@ static struct fuzz {
 /* Coverage ------------------------------------------------------------------- */
 
 /* How often each edge was passed by the input that runs. */
-static u8 fuzz_map[FUZZ_MAP_SIZE];
+static u8 fuzz_map[FUZZ_MAP_SIZE] __aligned(sizeof(u64));
 static unsigned long fuzz_from;
+static unsigned long fuzz_cost;
 
 void __sanitizer_cov_trace_pc(void);
 
@@ -69,6 +79,7 @@ notrace void __sanitizer_cov_trace_pc(void)
 	count = &fuzz_map[to ^ fuzz_from];
 	*count += *count < U8_MAX;
 	fuzz_from = to >> 1;
+	fuzz_cost++;
 }
 
 /* A class of counts, a bit each, begins with each of these. */
@@ -83,20 +94,26 @@ static u8 fuzz_class(u8 count)
 	return i ? BIT(i - 1) : 0;
 }
 
+static bool fuzz_is_new(unsigned int i)
+{
+	u8 class = fuzz_class(fuzz_map[i]);
+
+	if (!(class & ~fuzz.seen[i]))
+		return false;
+	fuzz.nr_edges += !fuzz.seen[i];
+	fuzz.seen[i] |= class;
+	return true;
+}
+
 /* Return: how many edges were passed, or passed so often, for the first time. */
 static unsigned int fuzz_look(void)
 {
+	const u64 *eight = (u64 *)fuzz_map;
 	unsigned int nr_new = 0, i;
 
-	for (i = 0; i < FUZZ_MAP_SIZE; i++) {
-		u8 class = fuzz_map[i] ? fuzz_class(fuzz_map[i]) : 0;
-
-		if (!(class & ~fuzz.seen[i]))
-			continue;
-		fuzz.nr_edges += !fuzz.seen[i];
-		fuzz.seen[i] |= class;
-		nr_new++;
-	}
+	for (i = 0; i < FUZZ_MAP_SIZE; i++)
+		if (eight[i / sizeof(*eight)])
+			nr_new += fuzz_is_new(i);
 	return nr_new;
 }
 
@@ -135,7 +152,9 @@ static int fuzz_run_input(bool trace, char *report, size_t size)
 	bitmap_fill(plan.keep, SIM_MAX_STEPS);
 	memset(fuzz_map, 0, sizeof(fuzz_map));
 	fuzz_from = 0;
+	fuzz_cost = 0;
 	ret = sim_run(&plan, report, size);
+	fuzz.now.cost = fuzz_cost;
 	if (ret)
 		fuzz_print("failing", &fuzz.now);
 	else if (fuzz_look())
@@ -152,11 +171,17 @@ static u32 fuzz_draw(u32 nr)
 
 static const struct fuzz_input *fuzz_choose(void)
 {
-	unsigned int among = fuzz.nr_kept;
+	unsigned int among = fuzz.nr_kept, nr = FUZZ_RIVALS;
+	const struct fuzz_input *chosen = NULL, *rival;
 
 	if (fuzz_draw(2))
 		among = min(among, FUZZ_NEW_ONES);
-	return &fuzz.kept[fuzz.nr_kept - 1 - fuzz_draw(among)];
+	while (nr--) {
+		rival = &fuzz.kept[fuzz.nr_kept - 1 - fuzz_draw(among)];
+		if (!chosen || rival->cost < chosen->cost)
+			chosen = rival;
+	}
+	return chosen;
 }
 
 /* Put @nr bytes in at @at; what is beyond the longest falls off. */
@@ -269,12 +294,12 @@ static int fuzz_one(const char *text, bool trace)
 }
 
 /* "run SEED NR", "input HEX", "trace HEX" */
-static int fuzz_obey(char *text)
+static int fuzz_obey(void *data)
 {
+	char *text = strim(data);
 	unsigned long nr_runs;
 	u64 seed;
 
-	text = strim(text);
 	if (!strncmp(text, "input ", 6))
 		return fuzz_one(text + 6, false);
 	if (!strncmp(text, "trace ", 6))
@@ -302,14 +327,13 @@ static int fuzz_param_set(const char *val, const struct kernel_param *kp)
 {
 	struct atomic_notifier_head *chain = &panic_notifier_list;
 	char *text = kstrdup(val, GFP_KERNEL);
-	int ret = text ? fake_books_open() : -ENOMEM;
+	int ret;
 
-	if (!ret) {
-		atomic_notifier_chain_register(chain, &fuzz_panic_nb);
-		ret = fuzz_obey(text);
-		atomic_notifier_chain_unregister(chain, &fuzz_panic_nb);
-		fake_books_close();
-	}
+	if (!text)
+		return -ENOMEM;
+	atomic_notifier_chain_register(chain, &fuzz_panic_nb);
+	ret = sim_run_errand(fuzz_obey, text);
+	atomic_notifier_chain_unregister(chain, &fuzz_panic_nb);
 	kfree(text);
 	return ret;
 }

@@ -7,7 +7,9 @@
  */
 #include "simulate.h"
 
+#include <linux/completion.h>
 #include <linux/delay.h>
+#include <linux/kthread.h>
 #include <linux/moduleparam.h>
 #include <linux/sched/debug.h>
 #include <linux/slab.h>
@@ -301,7 +303,51 @@ int sim_run(const struct sim_plan *plan, char *report, size_t size)
 	return run.failure[0] ? -EIO : 0;
 }
 
-/* The parameter ------------------------------------------------------------ */
+/* At somebody's word ------------------------------------------------------- */
+
+struct sim_errand {
+	int (*run)(void *data);
+	void *data;
+	int ret;
+	struct completion done;
+};
+
+static int sim_thread(void *data)
+{
+	struct sim_errand *errand = data;
+
+	errand->ret = errand->run(errand->data);
+	kthread_complete_and_exit(&errand->done, 0);
+}
+
+/**
+ * sim_run_errand() - have something done by a thread of the kernel's, and wait
+ * @run: what, with the books open
+ * @data: its argument
+ *
+ * In User Mode Linux each switch to a task with a user's memory takes a dozen
+ * system calls.
+ *
+ * Context: process context.
+ * Return: what @run did, or an error.
+ */
+int sim_run_errand(int (*run)(void *data), void *data)
+{
+	struct sim_errand errand = { .run = run, .data = data };
+	struct task_struct *thread;
+	int ret = fake_books_open();
+
+	if (ret)
+		return ret;
+	init_completion(&errand.done);
+	thread = kthread_run(sim_thread, &errand, "vballoon-errand");
+	if (IS_ERR(thread))
+		errand.ret = PTR_ERR(thread);
+	else
+		wait_for_completion(&errand.done);
+	fake_books_close();
+	return errand.ret;
+}
 
 static char sim_last_report[PAGE_SIZE];
 
@@ -345,6 +391,11 @@ static int sim_parse(struct sim_plan *plan, char *text)
 	return ret;
 }
 
+static int sim_run_plan(void *plan)
+{
+	return sim_run(plan, sim_last_report, sizeof(sim_last_report));
+}
+
 static int sim_param_set(const char *val, const struct kernel_param *kp)
 {
 	struct sim_plan *plan = kzalloc(sizeof(*plan), GFP_KERNEL);
@@ -352,11 +403,7 @@ static int sim_param_set(const char *val, const struct kernel_param *kp)
 	int ret = plan && text ? sim_parse(plan, text) : -ENOMEM;
 
 	if (!ret)
-		ret = fake_books_open();
-	if (!ret) {
-		ret = sim_run(plan, sim_last_report, sizeof(sim_last_report));
-		fake_books_close();
-	}
+		ret = sim_run_errand(sim_run_plan, plan);
 	kfree(text);
 	kfree(plan);
 	return ret;

@@ -167,6 +167,7 @@ extern const unsigned int sim_nr_checks;
 
 /* simulate.c: the engine */
 int sim_run(const struct sim_plan *plan, char *report, size_t size);
+int sim_run_errand(int (*run)(void *data), void *data);
 void sim_fail(struct sim *s, const char *fmt, ...) __printf(2, 3);
 bool sim_has_failed(const struct sim *s);
 u32 sim_draw(struct sim *s, u32 nr);

@@ -34,13 +34,16 @@ mount -t sysfs sysfs /sys
 mount -t debugfs debugfs /sys/kernel/debug
 ({vbalkunit.FAULTS})
 insmod /vballoon_kunit.ko || echo 'simulate: no module'
-while read -r plan; do
+# not by "read": that takes a system call for each byte
+IFS='
+'
+for plan in $(cat /plans); do
     echo "begin $plan"
     echo "$plan" >{PARAMETERS}/@parameter || failed=y
     cat {PARAMETERS}/@parameter
     echo "end $plan"
     [ -z "$failed" ] || break
-done </plans
+done
 rmmod vballoon_kunit
 cd /sys/kernel/debug
 [ ! -e kmemleak ] || {{ sleep 6; echo scan >kmemleak; echo scan >kmemleak; cat kmemleak; }}
