@@ -539,15 +539,15 @@ static bool vbal_report_was_just_out(const struct vbal_report *r)
 
 /*
  * What is being reported counts as free for nobody, and may be all that a small
- * guest has: 32 blocks of 4 MiB. It is back as soon as the host has answered. Each
- * report is waited for once: somebody has to be killed if that was in vain, or did
- * not help. Under the kernel's oom_lock.
+ * guest has: 32 blocks of 4 MiB. It is back as soon as the host has answered, for
+ * which it has as long as anywhere. Each report is waited for once: somebody has to
+ * be killed if that was in vain, or did not help. Under the kernel's oom_lock.
  */
 static int vbal_report_oom(struct notifier_block *nb, unsigned long unused,
 			   void *param)
 {
 	struct vbal_report *r = container_of(nb, struct vbal_report, oom_nb);
-	unsigned long end = jiffies + msecs_to_jiffies(VBAL_OOM_WAIT_MS);
+	unsigned long end = jiffies + msecs_to_jiffies(VBAL_GRACE_MS);
 	unsigned long nr_begun = READ_ONCE(r->nr_begun);
 	unsigned long nr_pages = READ_ONCE(r->last_pages);
 	unsigned long *freed = param;
@@ -595,7 +595,7 @@ void vbal_report_free(struct vbal_report *r)
  *
  * Context: Disconnect, before the reset. Waits for a report under way, which
  * waits for the host as long as vbal_vq_wait() lets it, and then for whoever is out
- * of memory, VBAL_OOM_WAIT_MS for each notifier.
+ * of memory: no longer for the report, but VBAL_OOM_WAIT_MS for what is held.
  */
 void vbal_report_stop(struct vbal_report *r)
 {

@@ -1844,8 +1844,8 @@ static void report_is_waited_for_out_of_memory(struct kunit *test)
 	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);
 	KUNIT_EXPECT_EQ(test, freed, 0UL);
 	INIT_DELAYED_WORK_ONSTACK(&late.work, answer_late);
-	schedule_delayed_work(&late.work, HZ / 20);
-	/* As if nobody had come yet. */
+	/* A host that stalls for a while. As if nobody had come yet. */
+	schedule_delayed_work(&late.work, 3 * HZ / 2);
 	r->nr_awaited = 0;
 	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);
 	KUNIT_EXPECT_GT(test, freed, 0UL);

@@ -16,6 +16,8 @@
 #define SIM_SMALL_FRAMES 700
 #define SIM_LARGE_FRAMES (16384u)
 #define SIM_MAX_NTH 40
+/* One notifier waits for what is held, the other for a report. */
+#define SIM_OOM_MS (2 * VBAL_OOM_WAIT_MS + VBAL_GRACE_MS)
 /* The fake host has no rings of that kind. */
 #define SIM_CANNOT \
 	(BIT_ULL(VIRTIO_F_RING_PACKED) | BIT_ULL(VIRTIO_F_ACCESS_PLATFORM))
@@ -346,7 +348,7 @@ void sim_let_go(struct sim *s)
 
 static bool sim_has_oom(struct sim *s)
 {
-	return sim_is_there(s) &&
+	return sim_is_there(s) && (s->plan->slow || sim_host_answers(s)) &&
 	       vbal_wire_has(&s->vb->wire, VIRTIO_BALLOON_F_DEFLATE_ON_OOM);
 }
 
@@ -364,7 +366,8 @@ static void sim_out_of_memory(struct sim *s)
 			 freed);
 	if (s->vb->report.registered)
 		report_nb->notifier_call(report_nb, 0, &freed);
-	if (s->plan->slow && time_after(jiffies, start + 3 * HZ))
+	if (s->plan->slow &&
+	    time_after(jiffies, start + msecs_to_jiffies(SIM_OOM_MS)))
 		sim_fail(s, "out of memory: waited for the host");
 }
 
