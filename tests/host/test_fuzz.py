@@ -82,11 +82,15 @@ def test_what_brings_no_edge_is_not_learned(fuzz, tmp_path, monkeypatch, capsys)
     assert "kept 3 of 5" in capsys.readouterr().out
 
 
-def test_a_search_ends(fuzz):
-    search = fuzz.Search(["01"], fuzz.RUNS_PER_BOOT + 5)
-    told = [search.words() for _ in range(3)]
-    assert [str(words[-1]) for words in told[:2]] == ["run 1 20000", "run 2 5"]
-    assert told[2] == []
+@pytest.mark.parametrize("wanted, processors, told", [
+    (7, 2, ["run 1 4", "run 2 3"]),
+    (100005, 1, ["run 1 50000", "run 2 50000", "run 3 5"]),
+])
+def test_a_search_ends(fuzz, monkeypatch, wanted, processors, told):
+    monkeypatch.setattr(fuzz.os, "cpu_count", lambda: processors)
+    search = fuzz.Search(["01"], wanted)
+    assert [str(search.words()[-1]) for _ in told] == told
+    assert search.words() == []
 
 
 def test_a_search_ends_with_what_it_finds(fuzz):

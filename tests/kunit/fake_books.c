@@ -29,6 +29,10 @@
 /* The audit under way has come across it. */
 #define BOOKS_SEEN 0x20
 
+/* Most that happens to a page happens to its neighbours: eight frames at once. */
+#define BOOKS_EIGHT 8ul
+#define BOOKS_ALL(state) (0x0101010101010101ULL * (state))
+
 /*
  * Who asks for a page itself is at most so far from the tracepoint. Deeper, it
  * is a slab, a stack depot or a page table that needed one, and may keep it.
@@ -79,10 +83,14 @@ static void books_set_own(unsigned long frame, bool own)
 	books.nr_own += own ? 1 : -1;
 }
 
-/* What to do to each frame of some pages, under the lock. */
+/*
+ * What to do to each frame of some pages, under the lock. @eight does the same to
+ * eight of them, or returns false.
+ */
 static __always_inline void books_each(const struct page *page,
 				       unsigned long nr_pages,
-				       void (*what)(unsigned long frame))
+				       void (*what)(unsigned long frame),
+				       bool (*eight)(u64 *states))
 {
 	unsigned long frame = page_to_pfn(page) * FRAMES_PER_PAGE;
 	unsigned long end = frame + nr_pages * FRAMES_PER_PAGE;
@@ -91,8 +99,15 @@ static __always_inline void books_each(const struct page *page,
 	raw_spin_lock_irqsave(&books.lock, flags);
 	if (end > books.nr_frames)
 		books_error(end, "a frame that is no memory");
-	for (; frame < min(end, books.nr_frames); frame++)
-		what(frame);
+	end = min(end, books.nr_frames);
+	while (frame < end) {
+		if (IS_ALIGNED(frame, BOOKS_EIGHT) &&
+		    frame + BOOKS_EIGHT <= end &&
+		    eight((u64 *)&books.frame[frame]))
+			frame += BOOKS_EIGHT;
+		else
+			what(frame++);
+	}
 	raw_spin_unlock_irqrestore(&books.lock, flags);
 }
 
@@ -130,16 +145,36 @@ static void books_freed(unsigned long frame)
 	}
 }
 
+/* The guest's, and known to nobody: nothing changes. */
+static bool books_freed_eight(u64 *states)
+{
+	return !*states;
+}
+
 static void books_handed_out(unsigned long frame)
 {
 	if (books.frame[frame] & BOOKS_BUSY)
 		books_error(frame, "handed out before the host's answer");
 }
 
+static bool books_handed_out_eight(u64 *states)
+{
+	return !(*states & BOOKS_ALL(BOOKS_BUSY));
+}
+
 static void books_handed_to_us(unsigned long frame)
 {
 	books_handed_out(frame);
 	books_set_own(frame, true);
+}
+
+static bool books_handed_to_us_eight(u64 *states)
+{
+	if (*states)
+		return false;
+	*states = BOOKS_ALL(BOOKS_OWN);
+	books.nr_own += BOOKS_EIGHT;
+	return true;
 }
 
 #ifdef MODULE
@@ -176,17 +211,21 @@ static noinline bool books_called_by_us(void)
 static noinline void books_probe_free(void *unused, struct page *page,
 				      unsigned int order)
 {
-	books_each(page, 1UL << order, books_freed);
+	books_each(page, 1UL << order, books_freed, books_freed_eight);
 }
 
 static noinline void books_probe_alloc(void *unused, struct page *page,
 				       unsigned int order, gfp_t gfp,
 				       int migratetype)
 {
-	if (page)
-		books_each(page, 1UL << order,
-			   books_called_by_us() ? books_handed_to_us :
-						  books_handed_out);
+	if (!page)
+		return;
+	if (books_called_by_us())
+		books_each(page, 1UL << order, books_handed_to_us,
+			   books_handed_to_us_eight);
+	else
+		books_each(page, 1UL << order, books_handed_out,
+			   books_handed_out_eight);
 }
 
 static struct books_point {
@@ -323,6 +362,16 @@ static void books_take_pfn(unsigned long frame)
 		books.frame[frame] |= BOOKS_BUSY;
 }
 
+static bool books_give_range_eight(u64 *states)
+{
+	if (*states & ~BOOKS_ALL(BOOKS_OWN))
+		return false;
+	*states |= BOOKS_ALL(BOOKS_RANGE | BOOKS_BUSY);
+	books.nr_owned[BOOKS_GUEST] -= BOOKS_EIGHT;
+	books.nr_owned[BOOKS_RANGE] += BOOKS_EIGHT;
+	return true;
+}
+
 /* Hinted or reported: the guest's all the while, but in the host's hands. */
 static void books_lend(unsigned long frame)
 {
@@ -335,9 +384,23 @@ static void books_lend(unsigned long frame)
 	books.frame[frame] |= BOOKS_BUSY;
 }
 
+static bool books_lend_eight(u64 *states)
+{
+	if (*states & ~BOOKS_ALL(BOOKS_OWN))
+		return false;
+	*states |= BOOKS_ALL(BOOKS_BUSY);
+	return true;
+}
+
 static void books_answer(unsigned long frame)
 {
 	books.frame[frame] &= ~BOOKS_BUSY;
+}
+
+static bool books_answer_eight(u64 *states)
+{
+	*states &= ~BOOKS_ALL(BOOKS_BUSY);
+	return true;
 }
 
 void fake_books_give_pfn(unsigned long frame)
@@ -352,12 +415,12 @@ void fake_books_take_pfn(unsigned long frame)
 
 void fake_books_give_range(struct page *page, unsigned long nr_pages)
 {
-	books_each(page, nr_pages, books_give_range);
+	books_each(page, nr_pages, books_give_range, books_give_range_eight);
 }
 
 void fake_books_lend(struct page *page, unsigned long nr_pages)
 {
-	books_each(page, nr_pages, books_lend);
+	books_each(page, nr_pages, books_lend, books_lend_eight);
 }
 
 void fake_books_answer_pfn(unsigned long frame)
@@ -367,7 +430,7 @@ void fake_books_answer_pfn(unsigned long frame)
 
 void fake_books_answer_range(struct page *page, unsigned long nr_pages)
 {
-	books_each(page, nr_pages, books_answer);
+	books_each(page, nr_pages, books_answer, books_answer_eight);
 }
 
 static void books_forget(unsigned long frame, unsigned long nr_frames)
@@ -388,14 +451,13 @@ static void books_forget(unsigned long frame, unsigned long nr_frames)
 /* All is the guest's. What the host had is lost until somebody frees it. */
 void fake_books_reset(void)
 {
-	const u64 *eight_frames = (u64 *)books.frame;
+	const u64 *eight = (u64 *)books.frame;
 	unsigned long i, flags;
 
 	raw_spin_lock_irqsave(&books.lock, flags);
-	for (i = 0; i < books.nr_frames / sizeof(*eight_frames); i++)
-		if (eight_frames[i])
-			books_forget(i * sizeof(*eight_frames),
-				     sizeof(*eight_frames));
+	for (i = 0; i < books.nr_frames / BOOKS_EIGHT; i++)
+		if (eight[i])
+			books_forget(i * BOOKS_EIGHT, BOOKS_EIGHT);
 	raw_spin_unlock_irqrestore(&books.lock, flags);
 }
 
@@ -449,13 +511,13 @@ unsigned int fake_books_errors(const char **first, unsigned long *frame)
  */
 void fake_books_audit_begin(void)
 {
-	u64 *eight_frames = (u64 *)books.frame;
+	u64 *eight = (u64 *)books.frame;
 	unsigned long i, flags;
 
 	raw_spin_lock_irqsave(&books.lock, flags);
-	for (i = books.seen_from / sizeof(*eight_frames);
-	     i < DIV_ROUND_UP(books.seen_to, sizeof(*eight_frames)); i++)
-		eight_frames[i] &= ~(BOOKS_SEEN * 0x0101010101010101ULL);
+	for (i = books.seen_from / BOOKS_EIGHT;
+	     i < DIV_ROUND_UP(books.seen_to, BOOKS_EIGHT); i++)
+		eight[i] &= ~BOOKS_ALL(BOOKS_SEEN);
 	books.seen_from = books.nr_frames;
 	books.seen_to = 0;
 	books.nr_audited = 0;
