@@ -14,7 +14,10 @@
 #include "balloon_pages.h"
 #include "balloon_virtio.h"
 
-/* So long an OOM notifier waits for the host, or for whoever has the pages. */
+/*
+ * So long the balloon's OOM notifier waits for the host, or for whoever has the
+ * pages; that of free page reports has VBAL_GRACE_MS.
+ */
 #define VBAL_OOM_WAIT_MS 1000
 /* The balloon gives first: where that helps nobody waits for a report. */
 #define VBAL_OOM_PRIORITY 80

@@ -166,7 +166,7 @@ struct vbal_wire {
 	struct vbal_hist answer;
 };
 
-/* How long a silent host may hold up the driver's end. */
+/* How long a silent host may hold up the driver's end, or who is out of memory. */
 #define VBAL_GRACE_MS 5000
 
 struct vbal_batch *vbal_batch_alloc(unsigned int max_bufs);

@@ -344,6 +344,8 @@ static void books_give_pfn(unsigned long frame)
 
 static void books_give_range(unsigned long frame)
 {
+	if (fake_books_know_own() && !(books.frame[frame] & BOOKS_OWN))
+		books_error(frame, "given, but not the driver's");
 	books_give(frame, BOOKS_RANGE);
 }
 
@@ -364,7 +366,7 @@ static void books_take_pfn(unsigned long frame)
 
 static bool books_give_range_eight(u64 *states)
 {
-	if (*states & ~BOOKS_ALL(BOOKS_OWN))
+	if (*states != (fake_books_know_own() ? BOOKS_ALL(BOOKS_OWN) : 0))
 		return false;
 	*states |= BOOKS_ALL(BOOKS_RANGE | BOOKS_BUSY);
 	books.nr_owned[BOOKS_GUEST] -= BOOKS_EIGHT;

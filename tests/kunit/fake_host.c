@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The host's side: walks the rings, keeps the books, and notes whatever a
- * correct driver would not do. Pages that the driver gives or reports are
+ * correct driver would not do. Some pages of all that the driver gives or reports are
  * written to, as a host's discard would change them: KASAN tells if one that
  * was given is not the driver's, page_poison=1 if a reported one was to be kept.
  */
@@ -18,8 +18,11 @@
 #define FAKE_ALIGN PAGE_SIZE
 /* A page's content after the host has discarded it. */
 #define FAKE_DISCARDED 0xd15ca2dedULL
-/* Of a range one page of so many is written to: all of them would be half the time of a test. */
-#define FAKE_DISCARD_STRIDE 16u
+/*
+ * Of a range one page of so many is written to, as many as the smallest has: all
+ * of them would be half the time of a test.
+ */
+#define FAKE_DISCARD_STRIDE 8u
 
 static struct fake_host *to_fake(struct virtio_device *vdev)
 {
