@@ -760,26 +760,26 @@ static void vbal_guard_learn(struct vbal_guard *g, const struct vbal_signals *s)
 
 /*
  * Was it perhaps only the taking? What the kernel drops or swaps as its lists become
- * shorter need not be what somebody uses: first see what stopping does.
+ * shorter need not be what somebody uses: first see what stopping for so long does.
+ * 0: it was not.
  */
-static bool vbal_guard_may_pass(const struct vbal_guard *g,
-				const struct vbal_signals *s,
-				enum vbal_pressure pressure)
+static unsigned int vbal_guard_may_pass_ms(const struct vbal_guard *g,
+					   const struct vbal_signals *s,
+					   enum vbal_pressure pressure)
 {
-	if (pressure == VBAL_PRESSURE_SWAP)
-		return !vbal_guard_is_short(g, s) && g->cache_at_ms &&
-		       s->now_ms - g->cache_at_ms < VBAL_PASSES_MS;
-	return pressure == VBAL_PRESSURE_MISSED && g->took_cache;
+	if (pressure == VBAL_PRESSURE_SWAP && !vbal_guard_is_short(g, s) &&
+	    g->cache_at_ms && s->now_ms - g->cache_at_ms < VBAL_PASSES_MS)
+		return VBAL_PASSES_MS;
+	if (pressure == VBAL_PRESSURE_MISSED && g->took_cache)
+		return VBAL_HOLD_MIN_MS;
+	return 0;
 }
 
 /* Longer each time, unless the last is long ago. Seen again meanwhile: extended. */
 static void vbal_guard_hold(struct vbal_guard *g, const struct vbal_signals *s,
 			    enum vbal_pressure pressure)
 {
-	bool may_pass = vbal_guard_may_pass(g, s, pressure);
-	unsigned int least_ms = may_pass && pressure == VBAL_PRESSURE_SWAP ?
-					VBAL_PASSES_MS :
-					VBAL_HOLD_MIN_MS;
+	unsigned int pass_ms = vbal_guard_may_pass_ms(g, s, pressure);
 	u64 now_ms = s->now_ms;
 
 	if (now_ms >= g->hold_until_ms) {
@@ -789,11 +789,11 @@ static void vbal_guard_hold(struct vbal_guard *g, const struct vbal_signals *s,
 			g->hold_ms = 0;
 		g->hold_ms = min(2 * g->hold_ms, VBAL_HOLD_MAX_MS);
 	}
-	g->hold_ms = max(g->hold_ms, least_ms);
+	g->hold_ms = max(g->hold_ms, pass_ms ?: VBAL_HOLD_MIN_MS);
 	g->hold_until_ms = now_ms + g->hold_ms;
 	g->pressure = pressure;
 	g->pressed_at_ms = now_ms;
-	if (!may_pass)
+	if (!pass_ms)
 		g->unanswered = max(g->unanswered, pressure);
 	g->step_pages = 0;
 }
