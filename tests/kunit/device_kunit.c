@@ -1775,16 +1775,23 @@ static void report_and_ranges_share_the_queue(struct kunit *test)
 	test_resize_to(test, 0);
 }
 
-static void report_unplugged_while_waiting(struct kunit *test)
+/* A device with a report out that its host does not answer. */
+static struct vbal_report *plug_with_report_out(struct kunit *test,
+						struct fake_host *h)
 {
-	struct fake_host *h = test_host(test, QEMU);
-	struct vbal_dev *vb;
+	struct vbal_report *r;
 
 	h->q[FAKE_REPORT].budget = 0;
-	vb = test_plug_bound(test);
+	r = &test_plug_bound(test)->report;
 	report_free_a_block(test);
-	KUNIT_ASSERT_TRUE(test, fake_wait(vbal_wire_in_flight(&vb->wire,
-							      VBAL_VQ_REPORT)));
+	KUNIT_ASSERT_TRUE(
+		test, fake_wait(vbal_wire_in_flight(r->wire, VBAL_VQ_REPORT)));
+	return r;
+}
+
+static void report_unplugged_while_waiting(struct kunit *test)
+{
+	plug_with_report_out(test, test_host(test, QEMU));
 	test_unplug(test);
 }
 
@@ -1792,16 +1799,11 @@ static void report_unplugged_while_waiting(struct kunit *test)
 static void report_counts_what_fails(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, QEMU);
-	struct vbal_dev *vb;
+	struct vbal_report *r = plug_with_report_out(test, h);
 
-	h->q[FAKE_REPORT].budget = 0;
-	vb = test_plug_bound(test);
-	report_free_a_block(test);
-	KUNIT_ASSERT_TRUE(test, fake_wait(vbal_wire_in_flight(&vb->wire,
-							      VBAL_VQ_REPORT)));
 	fake_host_needs_reset(h);
-	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->report.nr_failed)));
-	KUNIT_EXPECT_EQ(test, vb->report.nr_pages, 0UL);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(r->nr_failed)));
+	KUNIT_EXPECT_EQ(test, r->nr_pages, 0UL);
 	test_unplug(test);
 }
 
@@ -1823,13 +1825,9 @@ static void report_is_waited_for_out_of_memory(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, QEMU);
 	struct late_answer late = { .h = h };
-	struct vbal_report *r;
+	struct vbal_report *r = plug_with_report_out(test, h);
 	unsigned long freed = 0;
 
-	h->q[FAKE_REPORT].budget = 0;
-	r = &test_plug_bound(test)->report;
-	report_free_a_block(test);
-	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(r->nr_begun)));
 	/* Who has something already does not wait. */
 	freed = 1;
 	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);
@@ -1844,8 +1842,9 @@ static void report_is_waited_for_out_of_memory(struct kunit *test)
 	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);
 	KUNIT_EXPECT_EQ(test, freed, 0UL);
 	INIT_DELAYED_WORK_ONSTACK(&late.work, answer_late);
-	/* A host that stalls for a while. As if nobody had come yet. */
+	/* A host that stalls for a while. */
 	schedule_delayed_work(&late.work, 3 * HZ / 2);
+	/* As if nobody had come yet. */
 	r->nr_awaited = 0;
 	r->oom_nb.notifier_call(&r->oom_nb, 0, &freed);
 	KUNIT_EXPECT_GT(test, freed, 0UL);

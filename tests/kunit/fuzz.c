@@ -61,9 +61,8 @@ static struct fuzz {
 /* Coverage ------------------------------------------------------------------- */
 
 /* How often each edge was passed by the input that runs. */
-static u8 fuzz_map[FUZZ_MAP_SIZE] __aligned(sizeof(u64));
+static u8 fuzz_map[FUZZ_MAP_SIZE];
 static unsigned long fuzz_from;
-static unsigned long fuzz_cost;
 
 void __sanitizer_cov_trace_pc(void);
 
@@ -80,7 +79,7 @@ notrace void __sanitizer_cov_trace_pc(void)
 	count = &fuzz_map[to ^ fuzz_from];
 	*count += *count < U8_MAX;
 	fuzz_from = to >> 1;
-	fuzz_cost++;
+	fuzz.now.cost++;
 }
 
 /* A class of counts, a bit each, begins with each of these. */
@@ -109,12 +108,10 @@ static bool fuzz_is_new(unsigned int i)
 /* Return: how many edges were passed, or passed so often, for the first time. */
 static unsigned int fuzz_look(void)
 {
-	const u64 *eight = (u64 *)fuzz_map;
 	unsigned int nr_new = 0, i;
 
 	for (i = 0; i < FUZZ_MAP_SIZE; i++)
-		if (eight[i / sizeof(*eight)])
-			nr_new += fuzz_is_new(i);
+		nr_new += fuzz_map[i] && fuzz_is_new(i);
 	return nr_new;
 }
 
@@ -153,9 +150,8 @@ static int fuzz_run_input(bool trace, char *report, size_t size)
 	bitmap_fill(plan.keep, SIM_MAX_STEPS);
 	memset(fuzz_map, 0, sizeof(fuzz_map));
 	fuzz_from = 0;
-	fuzz_cost = 0;
+	fuzz.now.cost = 0;
 	ret = sim_run(&plan, report, size);
-	fuzz.now.cost = fuzz_cost;
 	if (ret)
 		fuzz_print("failing", &fuzz.now);
 	else if (fuzz_look())

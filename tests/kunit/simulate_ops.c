@@ -50,9 +50,14 @@ static bool sim_host_answers(struct sim *s)
 }
 
 /* Where a silent host costs seconds. */
+static bool sim_has_time(struct sim *s)
+{
+	return s->plan->slow || sim_host_answers(s);
+}
+
 static bool sim_can_wait(struct sim *s)
 {
-	return sim_can_be_up(s) && (s->plan->slow || sim_host_answers(s));
+	return sim_can_be_up(s) && sim_has_time(s);
 }
 
 static enum fake_queue sim_draw_queue(struct sim *s)
@@ -348,7 +353,7 @@ void sim_let_go(struct sim *s)
 
 static bool sim_has_oom(struct sim *s)
 {
-	return sim_is_there(s) && (s->plan->slow || sim_host_answers(s)) &&
+	return sim_is_there(s) && sim_has_time(s) &&
 	       vbal_wire_has(&s->vb->wire, VIRTIO_BALLOON_F_DEFLATE_ON_OOM);
 }
 
@@ -707,7 +712,7 @@ static bool sim_is_unplugged(struct sim *s)
 
 static bool sim_may_unplug(struct sim *s)
 {
-	return s->vb && (s->plan->slow || sim_host_answers(s));
+	return s->vb && sim_has_time(s);
 }
 
 void sim_unplug(struct sim *s)
