@@ -76,22 +76,23 @@ def cache_guest(turn, times, mglru=False, counted=False):
 
 def streaming_guest(turn):
     """A guest reads a disk of twice its memory again and again; half of it is asked for."""
-    guest = turn.boot(1024, extra_qemu=blank_disk(2048))
-    reader = Reader(guest, DISK, 2048)
-    reader.start()
-    reader.wait_rounds(0.6)
-    return read_and_ask(turn, 512)
+    turn.boot(1024, extra_qemu=blank_disk(2048))
+    recorder, before = read_alone(turn, 2048, 0.6)
+    figures = turn.ask(512)
+    # what is missed shows when it is read the next time
+    harm = {}
+    with turn.watch.noting(harm):
+        after = recorder.watch(2 * turn.options.window_seconds)
+    for name in harm.keys() - {"others_percent"}:
+        figures[name] += harm[name]
+    return {**figures, **kept(turn, before, after)}
 
 
 def working_set(turn):
     """400 MiB of files are read again and again in a guest of 1 GiB asked to 256 MiB."""
     # not counted, the speed of a reader alone varies by a sixth; counted, by a hundredth
     guest = turn.boot(1024, extra_qemu=blank_disk(400), smp=1, icount="shift=0")
-    reader = Reader(guest, DISK, 400)
-    reader.start()
-    reader.wait_rounds(2)
-    recorder = Recorder(guest)
-    before = recorder.watch(turn.options.window_seconds)
+    recorder, before = read_alone(turn, 400, 2)
     figures = {}
     with turn.watch.noting(figures):
         guest.balloon(256 * MIB)
@@ -100,18 +101,13 @@ def working_set(turn):
     return {**figures, **kept(turn, before, after)}
 
 
-def read_and_ask(turn, target_mib):
-    """Ask a guest that reads; return figures, and the share of its speed that it kept."""
+def read_alone(turn, mib, rounds):
+    """Have the disk read round and round; return a recorder, and samples before it is asked."""
+    reader = Reader(turn.guest, DISK, mib)
+    reader.start()
+    reader.wait_rounds(rounds)
     recorder = Recorder(turn.guest)
-    before = recorder.watch(turn.options.window_seconds)
-    figures = turn.ask(target_mib)
-    # what is missed shows when it is read the next time
-    harm = {}
-    with turn.watch.noting(harm):
-        after = recorder.watch(2 * turn.options.window_seconds)
-    for name in harm.keys() - {"others_percent"}:
-        figures[name] += harm[name]
-    return {**figures, **kept(turn, before, after)}
+    return recorder, recorder.watch(turn.options.window_seconds)
 
 
 def kept(turn, before, after):
