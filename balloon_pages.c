@@ -31,8 +31,6 @@ MODULE_PARM_DESC(
  * in pieces, until it is looked at where they come from.
  */
 #define VBAL_STROKE_PAGES ((unsigned long)SZ_16M >> PAGE_SHIFT)
-/* More than this is not left lying in pieces. */
-#define VBAL_SLACK_MAX_PAGES ((unsigned long)SZ_128M >> PAGE_SHIFT)
 
 /* Result of vbal_pages_probe_uncleared(): __GFP_ZEROTAGS or nothing. */
 static gfp_t vbal_gfp_uncleared __ro_after_init;
@@ -210,7 +208,7 @@ static unsigned long vbal_pages_slack(const struct vbal_want *want,
 				      unsigned long left)
 {
 	return min3(vbal_pages_ahead(want, left), totalram_pages() / 64,
-		    VBAL_SLACK_MAX_PAGES);
+		    VBAL_PIECES_MAX_PAGES);
 }
 
 static unsigned int vbal_pages_min_order(const struct vbal_want *want,
@@ -361,6 +359,11 @@ unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 			vbal_blocks_add_new(out, page, order);
 			continue;
 		}
+		if (!order && !want->pieces && !out->nr_pages &&
+		    !(how & VBAL_TAKE_LAST)) {
+			how |= VBAL_TAKE_LAST;
+			continue;
+		}
 		if (!order) {
 			vp->nr_alloc_failed += !want->pieces;
 			break;
@@ -378,23 +381,27 @@ unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 /**
  * vbal_pages_make_room() - have page cache dropped
  * @vp: the pages
- * @want: how much of what
+ * @want: how much of what; @want->reclaim is cleared when nothing more comes of it
+ *	and the pieces that there are will do
  * @out: receives whole blocks that came out of it; the rest is free now
  *
  * Context: Size worker.
- * Return: false if nothing could be reclaimed.
+ * Return: whether anything was reclaimed.
  */
-bool vbal_pages_make_room(struct vbal_pages *vp, const struct vbal_want *want,
+bool vbal_pages_make_room(struct vbal_pages *vp, struct vbal_want *want,
 			  struct vbal_blocks *out)
 {
 	unsigned long left = want->nr_pages;
 	struct page *page;
+	unsigned long slack;
 	bool progress;
 
-	progress = vbal_reclaim_make(
-		&vp->reclaim,
-		min(vbal_pages_ahead(want, left), VBAL_STROKE_PAGES),
-		vbal_pages_slack(want, left), vbal_pages_gfp_room(want));
+	slack = vbal_pages_slack(want, left);
+	progress = vbal_reclaim_make(&vp->reclaim,
+				     min(vbal_pages_ahead(want, left),
+					 VBAL_STROKE_PAGES),
+				     slack, vbal_pages_gfp_room(want));
+	want->reclaim = progress || vbal_reclaim_largest() >= slack;
 	while (vbal_pages_left(want, out) >= VBAL_RECLAIM_PAGES &&
 	       (page = vbal_reclaim_pop(&vp->reclaim)))
 		vbal_blocks_add_new(out, page, VBAL_RECLAIM_ORDER);

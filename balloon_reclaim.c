@@ -233,6 +233,18 @@ static bool vbal_zone_is_below_movable(struct zone *zone)
 	       managed_zone(&zone->zone_pgdat->node_zones[ZONE_MOVABLE]);
 }
 
+/* By which kind the last pages are to be had, where none that may move are left. */
+static gfp_t vbal_zone_last_kind(struct zone *zone)
+{
+	static const gfp_t kinds[] = { 0, __GFP_RECLAIMABLE };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (vbal_zone_has(zone, kinds[i], 0, 0))
+			return kinds[i];
+	return __GFP_MOVABLE;
+}
+
 /*
  * By the kind that has it. Who is given a block of another kind than he asks for
  * may have the page block turned over to his, and the zone's watermarks raised until
@@ -241,7 +253,7 @@ static bool vbal_zone_is_below_movable(struct zone *zone)
  * it is others in the guest who have to do so.
  *
  * Not so the small ones, of which the CPU's lists are filled by the dozen, whatever
- * the kind has: those of the kernel's kinds are left to it.
+ * the kind has: those of the kernel's kinds are left to it, until nothing else is.
  */
 static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
 				   unsigned int order, unsigned int how)
@@ -271,10 +283,13 @@ static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
 		if (vbal_zone_has(zone, kind, order, how))
 			return vbal_zone_alloc(zone, gfp | kind, order);
 	}
-	if (how & VBAL_TAKE_PIECES || (movable && !small))
-		return NULL;
-	/* The last pages. And what cannot move has no business among what can. */
-	return vbal_zone_alloc(zone, gfp | movable, order);
+	/* Without the core's help it cannot move: whatever the allocator turns to will do. */
+	if (!movable && !(how & VBAL_TAKE_PIECES))
+		return vbal_zone_alloc(zone, gfp, order);
+	if (how & VBAL_TAKE_LAST && !order)
+		return vbal_zone_alloc(zone, gfp | vbal_zone_last_kind(zone),
+				       order);
+	return NULL;
 }
 
 /**
@@ -282,7 +297,8 @@ static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
  * @gfp: movable, without reclaim
  * @order: of so many pages
  * @how: VBAL_TAKE_PIECES: only if no larger block has to be broken for it.
- *	VBAL_TAKE_SLAB: first where dentries and inodes are, or were
+ *	VBAL_TAKE_SLAB: first where dentries and inodes are, or were.
+ *	VBAL_TAKE_LAST: where nothing else is left, small ones of the kernel's kinds
  *
  * From the freest node first, so that memory stays level between nodes and no
  * node's last large blocks go while another has some; there from the highest
@@ -422,22 +438,24 @@ static bool vbal_reclaim_once(struct vbal_reclaim *r)
 	return true;
 }
 
+/* The last page that a zone has to spare is not had: see vbal_zone_needs(). */
 static bool vbal_reclaim_enough(struct vbal_reclaim *r)
 {
+	unsigned long nr_pages = vbal_node_room(READ_ONCE(r->nid));
+
 	return atomic_long_read(&r->wanted) <= 0 ||
-	       vbal_node_room(READ_ONCE(r->nid)) >= READ_ONCE(r->limit);
+	       (nr_pages > MAX_NR_ZONES &&
+		nr_pages - MAX_NR_ZONES >= READ_ONCE(r->limit));
 }
 
 /*
  * Until there is enough, it is @r->end, or nothing comes of it any more; once at
- * least, however late it is. True: a block was made, or page cache dropped.
+ * least, however late it is.
  */
-static bool vbal_reclaim_stroke(struct vbal_reclaim *r)
+static void vbal_reclaim_stroke(struct vbal_reclaim *r)
 {
 	unsigned long end = READ_ONCE(r->end);
-	unsigned long before = vbal_reclaim_sum(PGSTEAL_DIRECT);
-	long wanted = atomic_long_read(&r->wanted);
-	unsigned long stolen = before, now;
+	unsigned long stolen = vbal_reclaim_sum(PGSTEAL_DIRECT), now;
 	unsigned int in_vain = 0;
 	bool found;
 
@@ -450,7 +468,6 @@ static bool vbal_reclaim_stroke(struct vbal_reclaim *r)
 			break;
 		cond_resched();
 	}
-	return stolen != before || atomic_long_read(&r->wanted) != wanted;
 }
 
 /* On a CPU that has nothing else to do. */
@@ -486,17 +503,19 @@ static void vbal_reclaim_open(struct vbal_reclaim *r, unsigned long nr_pages,
  * What comes out is in vbal_reclaim_pop(), or free. Free memory does not fall.
  *
  * Context: size worker.
- * Return: false if nothing could be reclaimed.
+ * Return: whether a block was made, or page cache dropped; no if there was enough
+ * before.
  */
 bool vbal_reclaim_make(struct vbal_reclaim *r, unsigned long nr_pages,
 		       unsigned long limit, gfp_t gfp)
 {
+	unsigned long before = vbal_reclaim_sum(PGSTEAL_DIRECT);
 	nodemask_t tried = NODE_MASK_NONE;
-	bool progress = false;
+	bool progress = false, enough = false;
 	int nid;
 
 	vbal_reclaim_open(r, nr_pages, limit, gfp);
-	while (!progress) {
+	while (!progress && !enough) {
 		nid = vbal_reclaim_best_node(&tried, vbal_node_cache);
 		if (nid == NUMA_NO_NODE)
 			break;
@@ -505,7 +524,10 @@ bool vbal_reclaim_make(struct vbal_reclaim *r, unsigned long nr_pages,
 			   jiffies + msecs_to_jiffies(VBAL_RECLAIM_STROKE_MS));
 		if (num_online_cpus() > 1)
 			queue_work(system_unbound_wq, &r->helper);
-		progress = vbal_reclaim_stroke(r) || vbal_reclaim_enough(r);
+		vbal_reclaim_stroke(r);
+		progress = vbal_reclaim_sum(PGSTEAL_DIRECT) != before ||
+			   atomic_long_read(&r->wanted) != (long)nr_pages;
+		enough = vbal_reclaim_enough(r);
 		node_set(nid, tried);
 	}
 	return progress;

@@ -238,10 +238,7 @@ static bool vbal_fill_room(struct vbal_size *size, struct vbal_batch *batch,
 		return false;
 	vbal_wire_room(size->wire, batch,
 		       size->ranges ? VBAL_MODE_RANGE : VBAL_MODE_PFN, want);
-	/* When nothing more comes of it, the pieces will do. */
-	want->reclaim =
-		vbal_pages_make_room(&size->pages, want, &batch->blocks);
-	return want->reclaim;
+	return vbal_pages_make_room(&size->pages, want, &batch->blocks);
 }
 
 /* By range if there is anything large enough. */
@@ -294,6 +291,7 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 	};
 	u64 start_ns = ktime_get_ns();
 	bool progress = vbal_fill_room(size, batch, &want);
+	unsigned long failed = size->pages.nr_alloc_failed;
 	unsigned long nr_pieces = 0;
 
 	/* What reclaim leaves may still merge. */
@@ -306,6 +304,8 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 	/* While the host is waited for nothing may lie in between. */
 	vbal_reclaim_end(&size->pages.reclaim);
 	vbal_debug_phase(&size->debug, VBAL_PHASE_ALLOC, start_ns);
+	/* Others were quicker to take what was enough: next time it is not. */
+	progress |= want.reclaim && size->pages.nr_alloc_failed == failed;
 	return progress || batch->blocks.nr_pages ? 0 : -ENOMEM;
 }
 

@@ -8,6 +8,7 @@
 #include <linux/list.h>
 #include <linux/mmzone.h>
 #include <linux/nodemask.h>
+#include <linux/sizes.h>
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
 
@@ -24,9 +25,13 @@
 #define VBAL_RECLAIM_ORDER MAX_PAGE_ORDER
 #define VBAL_RECLAIM_PAGES BIT(VBAL_RECLAIM_ORDER)
 
+/* More than this does not wait in pieces to be merged. */
+#define VBAL_PIECES_MAX_PAGES ((unsigned long)SZ_128M >> PAGE_SHIFT)
+
 /* How vbal_reclaim_take() takes; may be combined. */
 #define VBAL_TAKE_PIECES BIT(0)
 #define VBAL_TAKE_SLAB BIT(1)
+#define VBAL_TAKE_LAST BIT(2)
 
 /**
  * struct vbal_reclaim - memory that is made free by dropping page cache

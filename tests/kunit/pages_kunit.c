@@ -776,8 +776,9 @@ static void make_room_where_there_is_enough(struct kunit *test)
 		.reclaim = true,
 	};
 
-	KUNIT_EXPECT_TRUE(test,
-			  vbal_pages_make_room(&t->vp, &want, &t->blocks));
+	KUNIT_EXPECT_FALSE(test,
+			   vbal_pages_make_room(&t->vp, &want, &t->blocks));
+	KUNIT_EXPECT_TRUE(test, want.reclaim);
 	KUNIT_EXPECT_EQ(test, t->blocks.nr_pages, 0UL);
 	KUNIT_EXPECT_EQ(test, vbal_reclaim_stalls(&t->vp.reclaim), 0UL);
 	vbal_reclaim_stop(&t->vp.reclaim);
