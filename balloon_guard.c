@@ -553,12 +553,28 @@ static unsigned long vbal_guard_left_free(const struct vbal_signals *s)
 	return s->total_pages / 256;
 }
 
-/* Below this inflation takes, or soon will take, page cache. */
-static bool vbal_guard_is_low(const struct vbal_signals *s)
+/* Page cache was taken since @g->mark, or a moment ago. */
+static bool vbal_guard_drops(const struct vbal_guard *g,
+			     const struct vbal_signals *s)
 {
-	return s->above_high_pages <
-	       max(s->total_pages / 32,
-		   vbal_guard_left_free(s) + VBAL_MIN_GRANT_PAGES);
+	return g->took_cache ||
+	       (g->cache_at_ms && s->now_ms - g->cache_at_ms < VBAL_WINDOW_MS);
+}
+
+/*
+ * Below this inflation takes, or soon will take, page cache; and what that leaves in
+ * pieces may be as much again.
+ */
+static bool vbal_guard_is_low(const struct vbal_guard *g,
+			      const struct vbal_signals *s)
+{
+	unsigned long limit =
+		max(s->total_pages / 32,
+		    vbal_guard_left_free(s) + VBAL_MIN_GRANT_PAGES);
+
+	if (vbal_guard_drops(g, s))
+		limit += min(limit, VBAL_PIECES_MAX_PAGES);
+	return s->above_high_pages < limit;
 }
 
 /* Not even reclaim would yield much. */
@@ -575,7 +591,7 @@ static bool vbal_guard_is_short(const struct vbal_guard *g,
 static bool vbal_guard_is_tight(const struct vbal_guard *g,
 				const struct vbal_signals *s)
 {
-	return vbal_guard_is_low(s) || vbal_guard_is_short(g, s);
+	return vbal_guard_is_low(g, s) || vbal_guard_is_short(g, s);
 }
 
 /*
@@ -996,8 +1012,14 @@ static void vbal_guard_grant_dropped(struct vbal_guard *g,
 static bool vbal_guard_is_leftover(const struct vbal_guard *g,
 				   const struct vbal_signals *s)
 {
-	return vbal_guard_is_low(s) &&
-	       s->now_ms - g->cache_at_ms < VBAL_WINDOW_MS;
+	return vbal_guard_drops(g, s) && vbal_guard_is_low(g, s);
+}
+
+/* Somebody reads more than fits, and takes what lies about before it merges. */
+static bool vbal_guard_streams(const struct vbal_guard *g,
+			       const struct vbal_signals *s)
+{
+	return g->foreign_per_s[VBAL_REFAULTED] > s->total_pages / 64;
 }
 
 /*
@@ -1023,12 +1045,16 @@ static void vbal_guard_ask_step(struct vbal_guard *g,
 				unsigned long want_pages,
 				struct vbal_verdict *v)
 {
-	if (!g->step_pages ||
-	    (s->held_pages >= g->step_end_pages && s->now_ms >= g->look_at_ms))
+	unsigned long rest = vbal_beyond(g->step_end_pages, s->held_pages);
+
+	/* What is too little to be asked for is not left of a step. */
+	if (!g->step_pages || (!vbal_guard_enough(rest, want_pages) &&
+			       s->now_ms >= g->look_at_ms)) {
 		vbal_guard_next_step(g, s);
-	v->grant_pages =
-		min(want_pages, vbal_beyond(g->step_end_pages, s->held_pages));
-	if (!v->grant_pages) {
+		rest = g->step_pages;
+	}
+	v->grant_pages = min(want_pages, rest);
+	if (!vbal_guard_enough(rest, want_pages)) {
 		vbal_guard_refuse(
 			v, VBAL_STATE_INFLATING,
 			"looking whether dropped page cache is missed",
@@ -1036,10 +1062,19 @@ static void vbal_guard_ask_step(struct vbal_guard *g,
 		return;
 	}
 	v->reclaim = true;
+	v->merge = !vbal_guard_streams(g, s);
 	v->slab = vbal_guard_spare_slab(s) > s->cache_pages / 4;
 	g->took_cache = true;
 	g->cache_at_ms = s->now_ms;
 	vbal_guard_grant_dropped(g, s);
+}
+
+/* Page cache, and slab, that can be dropped. */
+static unsigned long vbal_guard_spare(const struct vbal_guard *g,
+				      const struct vbal_signals *s)
+{
+	return vbal_beyond(s->cache_pages + vbal_guard_spare_slab(s),
+			   g->keep_pages);
 }
 
 static void vbal_guard_ask_cache(struct vbal_guard *g,
@@ -1047,8 +1082,7 @@ static void vbal_guard_ask_cache(struct vbal_guard *g,
 				 unsigned long want_pages,
 				 struct vbal_verdict *v)
 {
-	unsigned long spare = vbal_beyond(
-		s->cache_pages + vbal_guard_spare_slab(s), g->keep_pages);
+	unsigned long spare = vbal_guard_spare(g, s);
 
 	if (!vbal_guard_enough(spare, want_pages))
 		vbal_guard_refuse(v, VBAL_STATE_HELD_BY_FLOOR,
@@ -1095,6 +1129,7 @@ void vbal_guard_ask(struct vbal_guard *g, const struct vbal_signals *s,
 {
 	unsigned long room, plain;
 	const char *limit;
+	bool last;
 
 	*v = (struct vbal_verdict){
 		.state = VBAL_STATE_INFLATING,
@@ -1120,7 +1155,12 @@ void vbal_guard_ask(struct vbal_guard *g, const struct vbal_signals *s,
 	}
 	plain = min(room,
 		    vbal_beyond(s->above_high_pages, vbal_guard_left_free(s)));
-	if (vbal_guard_enough(plain, want_pages)) {
+	last = plain >= want_pages ||
+	       !vbal_guard_enough(vbal_guard_spare(g, s), want_pages);
+	/* What reclaim has left may still merge, as long as it goes on. */
+	if (vbal_guard_enough(plain, want_pages) &&
+	    (last || vbal_guard_streams(g, s) ||
+	     !vbal_guard_is_leftover(g, s))) {
 		/* Others allocate meanwhile: never all there is at once. */
 		v->grant_pages =
 			min(want_pages, max(plain / 2, VBAL_MIN_GRANT_PAGES));

@@ -207,7 +207,8 @@ static unsigned long vbal_pages_ahead(const struct vbal_want *want,
 static unsigned long vbal_pages_slack(const struct vbal_want *want,
 				      unsigned long left)
 {
-	return min3(vbal_pages_ahead(want, left), totalram_pages() / 64,
+	return min3(vbal_pages_ahead(want, left),
+		    totalram_pages() / (want->merge ? 32 : 64),
 		    VBAL_PIECES_MAX_PAGES);
 }
 

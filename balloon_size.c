@@ -286,6 +286,7 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 		.granted_pages = v->grant_pages,
 		.reclaim = v->reclaim,
 		.slab = v->slab,
+		.merge = v->merge,
 		.slab_first = v->slab_first,
 		.squeeze = vbal_squeezing(size),
 	};

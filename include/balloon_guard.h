@@ -123,6 +123,7 @@ struct vbal_signals {
  * @grant_pages: so much may be inflated now; 0 means hold
  * @reclaim: beyond free memory: clean page cache has to be dropped for it
  * @slab: with @reclaim: dentries and inodes, too
+ * @merge: with @reclaim: what it leaves in pieces may still merge
  * @slab_first: what lies free was rather these
  * @state: what to tell people when @grant_pages is 0. VBAL_STATE_INFLATING is
  *	a moment's wait for the guest to miss what was dropped
@@ -136,6 +137,7 @@ struct vbal_verdict {
 	unsigned long grant_pages;
 	bool reclaim;
 	bool slab;
+	bool merge;
 	bool slab_first;
 	enum vbal_state state;
 	const char *why;

@@ -131,6 +131,7 @@ struct vbal_pages {
  * @max_order: nothing above this order
  * @reclaim: clean page cache may be dropped for it (nothing written or swapped)
  * @slab: with @reclaim: dentries and inodes, too
+ * @merge: with @reclaim: pieces that it leaves are waited for, as they may merge
  * @slab_first: first where these are, or were
  * @pieces: only what lies about in pieces: no block of VBAL_BLOCK_ORDER is broken
  * @squeeze: any reclaim will do, as with virtio_balloon, and no watermark holds
@@ -143,6 +144,7 @@ struct vbal_want {
 	unsigned int max_order;
 	bool reclaim;
 	bool slab;
+	bool merge;
 	bool slab_first;
 	bool pieces;
 	bool squeeze;

@@ -354,16 +354,32 @@ static void ask_doubles_what_is_not_missed(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, take(t), MIB(128));
 }
 
+/* A batch may take less than the step. */
+static void ask_grants_the_rest_of_a_step(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	set_cached(t, MIB(500), MIB(400));
+	take(t);
+	t->s.now_ms += 20;
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), MIB(2));
+	t->s.held_pages += MIB(1);
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), MIB(1));
+	/* But no crumbs, unless the host wants no more. */
+	t->s.held_pages += 1;
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), 0);
+	KUNIT_EXPECT_EQ(test, ask(t, 100), 100);
+	t->s.now_ms += 20;
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), MIB(4));
+}
+
 static void ask_waits_for_the_guest_to_miss_it(struct kunit *test)
 {
 	struct guard_test *t = test->priv;
 
 	set_cached(t, MIB(500), MIB(400));
 	KUNIT_EXPECT_EQ(test, ask(t, RAM), MIB(1));
-	/* A batch took less than the step: the rest may follow at once. */
-	t->s.held_pages += MIB(1) - 100;
-	KUNIT_EXPECT_EQ(test, ask(t, RAM), 100);
-	t->s.held_pages += 100;
+	t->s.held_pages += MIB(1);
 	t->s.now_ms += 5;
 	KUNIT_EXPECT_EQ(test, ask(t, RAM), 0);
 	KUNIT_EXPECT_EQ(test, t->v.state, VBAL_STATE_INFLATING);
@@ -854,17 +870,75 @@ static void dropped_is_never_more_than_held(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->g.dropped_pages, 0);
 }
 
+static void pieces_that_reclaim_leaves_may_merge(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	take_cache(t);
+	t->s.above_high_pages = MIB(50);
+	t->s.now_ms += 20;
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), MIB(16));
+	KUNIT_EXPECT_TRUE(test, t->v.reclaim);
+	KUNIT_EXPECT_TRUE(test, t->v.merge);
+	/* Somebody has let go of so much. */
+	t->s.above_high_pages = MIB(70);
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), MIB(33));
+	KUNIT_EXPECT_FALSE(test, t->v.reclaim);
+}
+
 static void pieces_that_reclaim_leaves_count_as_dropped(struct kunit *test)
 {
 	struct guard_test *t = test->priv;
 
 	take_cache(t);
+	/* The host wants no more than that. */
 	t->s.above_high_pages = MIB(20);
-	KUNIT_EXPECT_EQ(test, take(t), MIB(8));
+	KUNIT_EXPECT_EQ(test, ask(t, MIB(8)), MIB(8));
 	KUNIT_EXPECT_FALSE(test, t->v.reclaim);
+	t->s.held_pages += MIB(8);
 	t->s.above_high_pages = 0;
 	watch(t);
 	KUNIT_EXPECT_EQ(test, t->g.dropped_pages, MIB(15 + 8));
+}
+
+static void pieces_are_taken_when_no_cache_is_left(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	take_cache(t);
+	set_cached(t, MIB(500), MIB(16));
+	t->s.above_high_pages = MIB(20);
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), MIB(8));
+	KUNIT_EXPECT_FALSE(test, t->v.reclaim);
+}
+
+/* Who reads takes them, before they merge. */
+static void pieces_are_taken_from_a_stream(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	take_cache(t);
+	t->g.foreign_per_s[VBAL_REFAULTED] = RAM / 32;
+	t->s.above_high_pages = MIB(20);
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), MIB(8));
+	KUNIT_EXPECT_FALSE(test, t->v.reclaim);
+	t->s.above_high_pages = 0;
+	t->s.now_ms += 20;
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), MIB(16));
+	KUNIT_EXPECT_TRUE(test, t->v.reclaim);
+	KUNIT_EXPECT_FALSE(test, t->v.merge);
+}
+
+/* As long as page cache is dropped, though what it leaves is free. */
+static void pieces_do_not_hide_what_is_missed(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	take_cache(t);
+	t->s.above_high_pages = MIB(50);
+	t->s.missed[VBAL_REFAULTED] += MIB(10);
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), 0);
+	KUNIT_EXPECT_EQ(test, t->v.state, VBAL_STATE_HELD_BY_PRESSURE);
 }
 
 static void memory_that_was_let_go_does_not_count_as_dropped(struct kunit *test)
@@ -1820,6 +1894,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(ask_with_zero_settings_stops_at_nothing),
 	KUNIT_CASE(ask_never_grants_more_than_wanted),
 	KUNIT_CASE(ask_doubles_what_is_not_missed),
+	KUNIT_CASE(ask_grants_the_rest_of_a_step),
 	KUNIT_CASE(ask_waits_for_the_guest_to_miss_it),
 	KUNIT_CASE(ask_waits_longer_for_active_cache),
 	KUNIT_CASE(ask_looks_before_it_takes),
@@ -1846,7 +1921,11 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(missed_pages_of_before_end_with_the_pressure),
 	KUNIT_CASE(missed_pages_soon_after_boot_are_looked_at),
 	KUNIT_CASE(dropped_is_never_more_than_held),
+	KUNIT_CASE(pieces_that_reclaim_leaves_may_merge),
 	KUNIT_CASE(pieces_that_reclaim_leaves_count_as_dropped),
+	KUNIT_CASE(pieces_are_taken_when_no_cache_is_left),
+	KUNIT_CASE(pieces_are_taken_from_a_stream),
+	KUNIT_CASE(pieces_do_not_hide_what_is_missed),
 	KUNIT_CASE(memory_that_was_let_go_does_not_count_as_dropped),
 	KUNIT_CASE(tiny_guest_gives_page_cache),
 	KUNIT_CASE(tiny_guest_may_miss_a_little),
