@@ -553,12 +553,17 @@ static unsigned long vbal_guard_left_free(const struct vbal_signals *s)
 	return s->total_pages / 256;
 }
 
-/* Page cache was taken since @g->mark, or a moment ago. */
+/*
+ * Page cache was taken since @g->mark or a moment ago, or there would have been more
+ * of it, had it not been missed.
+ */
 static bool vbal_guard_drops(const struct vbal_guard *g,
 			     const struct vbal_signals *s)
 {
+	u64 last_ms = max(g->cache_at_ms, g->hold_until_ms);
+
 	return g->took_cache ||
-	       (g->cache_at_ms && s->now_ms - g->cache_at_ms < VBAL_WINDOW_MS);
+	       (g->cache_at_ms && s->now_ms < last_ms + VBAL_WINDOW_MS);
 }
 
 /*

@@ -207,9 +207,23 @@ static unsigned long vbal_pages_ahead(const struct vbal_want *want,
 static unsigned long vbal_pages_slack(const struct vbal_want *want,
 				      unsigned long left)
 {
-	return min3(vbal_pages_ahead(want, left),
-		    totalram_pages() / (want->merge ? 32 : 64),
-		    VBAL_PIECES_MAX_PAGES);
+	unsigned long most = min(totalram_pages() / (want->merge ? 32 : 64),
+				 VBAL_PIECES_MAX_PAGES);
+
+	return min(vbal_pages_ahead(want, left),
+		   most / num_node_state(N_MEMORY));
+}
+
+/**
+ * vbal_pages_has_enough() - lies enough free, be it in pieces, for reclaim to end
+ * @want: what for
+ *
+ * Context: Size worker.
+ * Return: whether.
+ */
+bool vbal_pages_has_enough(const struct vbal_want *want)
+{
+	return vbal_reclaim_largest() >= vbal_pages_slack(want, want->nr_pages);
 }
 
 static unsigned int vbal_pages_min_order(const struct vbal_want *want,
@@ -402,10 +416,13 @@ bool vbal_pages_make_room(struct vbal_pages *vp, struct vbal_want *want,
 				     min(vbal_pages_ahead(want, left),
 					 VBAL_STROKE_PAGES),
 				     slack, vbal_pages_gfp_room(want));
-	want->reclaim = progress || vbal_reclaim_largest() >= slack;
+	want->reclaim = progress || vbal_pages_has_enough(want);
 	while (vbal_pages_left(want, out) >= VBAL_RECLAIM_PAGES &&
 	       (page = vbal_reclaim_pop(&vp->reclaim)))
 		vbal_blocks_add_new(out, page, VBAL_RECLAIM_ORDER);
+	/* A batch of PFNs may be smaller than such a block: then it has to be broken. */
+	if (!out->nr_pages)
+		vbal_reclaim_end(&vp->reclaim);
 	/* Orders that could not be had may be there again, and more pieces. */
 	vbal_pages_rewind(vp);
 	vbal_pages_forget_pieces(vp);

@@ -292,7 +292,6 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 	};
 	u64 start_ns = ktime_get_ns();
 	bool progress = vbal_fill_room(size, batch, &want);
-	unsigned long failed = size->pages.nr_alloc_failed;
 	unsigned long nr_pieces = 0;
 
 	/* What reclaim leaves may still merge. */
@@ -306,7 +305,7 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 	vbal_reclaim_end(&size->pages.reclaim);
 	vbal_debug_phase(&size->debug, VBAL_PHASE_ALLOC, start_ns);
 	/* Others were quicker to take what was enough: next time it is not. */
-	progress |= want.reclaim && size->pages.nr_alloc_failed == failed;
+	progress |= want.reclaim && !vbal_pages_has_enough(&want);
 	return progress || batch->blocks.nr_pages ? 0 : -ENOMEM;
 }
 

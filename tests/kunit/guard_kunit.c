@@ -929,6 +929,20 @@ static void pieces_are_taken_from_a_stream(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, t->v.merge);
 }
 
+/* What a step has left when it was missed is page cache, too, when it goes on. */
+static void pieces_wait_after_a_hold(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	take_cache(t);
+	t->s.missed[VBAL_REFAULTED] += MIB(10);
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), 0);
+	t->s.above_high_pages = MIB(20);
+	t->s.now_ms += 1000;
+	KUNIT_EXPECT_EQ(test, ask(t, RAM), MIB(1));
+	KUNIT_EXPECT_TRUE(test, t->v.reclaim);
+}
+
 /* As long as page cache is dropped, though what it leaves is free. */
 static void pieces_do_not_hide_what_is_missed(struct kunit *test)
 {
@@ -1925,6 +1939,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(pieces_that_reclaim_leaves_count_as_dropped),
 	KUNIT_CASE(pieces_are_taken_when_no_cache_is_left),
 	KUNIT_CASE(pieces_are_taken_from_a_stream),
+	KUNIT_CASE(pieces_wait_after_a_hold),
 	KUNIT_CASE(pieces_do_not_hide_what_is_missed),
 	KUNIT_CASE(memory_that_was_let_go_does_not_count_as_dropped),
 	KUNIT_CASE(tiny_guest_gives_page_cache),

@@ -784,6 +784,31 @@ static void make_room_where_there_is_enough(struct kunit *test)
 	vbal_reclaim_stop(&t->vp.reclaim);
 }
 
+/* Such as one of PFNs, where pages are large. */
+static void batch_that_is_smaller_than_a_block(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	struct vbal_want want = {
+		.nr_pages = VBAL_RECLAIM_PAGES / 2,
+		.granted_pages = 8 * VBAL_RECLAIM_PAGES,
+		.max_blocks = UINT_MAX,
+		.max_order = VBAL_MAX_ORDER,
+		.reclaim = true,
+		.merge = true,
+	};
+	/* All that there is to spare is in one such block. */
+	long nr_pages = vbal_reclaim_largest() - 3 * VBAL_RECLAIM_PAGES / 2;
+
+	move_high_watermarks(nr_pages);
+	KUNIT_EXPECT_TRUE(test,
+			  vbal_pages_make_room(&t->vp, &want, &t->blocks));
+	KUNIT_EXPECT_EQ(test, vbal_pages_alloc(&t->vp, &want, &t->blocks),
+			VBAL_RECLAIM_PAGES / 2);
+	vbal_reclaim_stop(&t->vp.reclaim);
+	move_high_watermarks(-nr_pages);
+	vbal_pages_discard(&t->blocks);
+}
+
 static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(make_room_hands_out_whole_blocks),
 	KUNIT_CASE(make_room_ends_when_there_is_enough),
@@ -798,6 +823,7 @@ static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(pieces_that_cannot_be_had_are_left),
 	KUNIT_CASE(own_stalls_are_those_that_the_kernel_counts),
 	KUNIT_CASE(make_room_where_there_is_enough),
+	KUNIT_CASE(batch_that_is_smaller_than_a_block),
 	KUNIT_CASE(alloc_takes_largest_first),
 	KUNIT_CASE(alloc_stops_at_max_blocks),
 	KUNIT_CASE(alloc_leaves_what_is_below_min_order),
