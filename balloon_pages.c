@@ -217,20 +217,21 @@ static unsigned long vbal_pages_slack(const struct vbal_want *want,
 /**
  * vbal_pages_has_enough() - lies enough free, be it in pieces, for reclaim to end
  * @want: what for
+ * @left: pages of it that are still to be had
  *
  * Context: Size worker.
  * Return: whether.
  */
-bool vbal_pages_has_enough(const struct vbal_want *want)
+bool vbal_pages_has_enough(const struct vbal_want *want, unsigned long left)
 {
-	return vbal_reclaim_largest() >= vbal_pages_slack(want, want->nr_pages);
+	return vbal_reclaim_largest() >= vbal_pages_slack(want, left);
 }
 
 static unsigned int vbal_pages_min_order(const struct vbal_want *want,
 					 unsigned long left)
 {
 	if (!want->reclaim || left < 1UL << VBAL_BLOCK_ORDER ||
-	    vbal_reclaim_largest() >= vbal_pages_slack(want, left))
+	    vbal_pages_has_enough(want, left))
 		return want->min_order;
 	return max_t(unsigned int, want->min_order, VBAL_BLOCK_ORDER);
 }
@@ -408,15 +409,13 @@ bool vbal_pages_make_room(struct vbal_pages *vp, struct vbal_want *want,
 {
 	unsigned long left = want->nr_pages;
 	struct page *page;
-	unsigned long slack;
 	bool progress;
 
-	slack = vbal_pages_slack(want, left);
-	progress = vbal_reclaim_make(&vp->reclaim,
-				     min(vbal_pages_ahead(want, left),
-					 VBAL_STROKE_PAGES),
-				     slack, vbal_pages_gfp_room(want));
-	want->reclaim = progress || vbal_pages_has_enough(want);
+	progress = vbal_reclaim_make(
+		&vp->reclaim,
+		min(vbal_pages_ahead(want, left), VBAL_STROKE_PAGES),
+		vbal_pages_slack(want, left), vbal_pages_gfp_room(want));
+	want->reclaim = progress || vbal_pages_has_enough(want, left);
 	while (vbal_pages_left(want, out) >= VBAL_RECLAIM_PAGES &&
 	       (page = vbal_reclaim_pop(&vp->reclaim)))
 		vbal_blocks_add_new(out, page, VBAL_RECLAIM_ORDER);

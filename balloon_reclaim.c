@@ -233,18 +233,6 @@ static bool vbal_zone_is_below_movable(struct zone *zone)
 	       managed_zone(&zone->zone_pgdat->node_zones[ZONE_MOVABLE]);
 }
 
-/* By which kind the last pages are to be had, where none that may move are left. */
-static gfp_t vbal_zone_last_kind(struct zone *zone)
-{
-	static const gfp_t kinds[] = { 0, __GFP_RECLAIMABLE };
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(kinds); i++)
-		if (vbal_zone_has(zone, kinds[i], 0, 0))
-			return kinds[i];
-	return __GFP_MOVABLE;
-}
-
 /*
  * By the kind that has it. Who is given a block of another kind than he asks for
  * may have the page block turned over to his, and the zone's watermarks raised until
@@ -264,7 +252,8 @@ static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
 	};
 	gfp_t movable = vbal_zone_is_below_movable(zone) ? 0 :
 							   gfp & __GFP_MOVABLE;
-	bool small = order <= PAGE_ALLOC_COSTLY_ORDER;
+	bool small = order <= PAGE_ALLOC_COSTLY_ORDER &&
+		     !(how & VBAL_TAKE_LAST);
 	unsigned int i;
 
 	if (vbal_zone_room(zone) <= vbal_zone_needs(order))
@@ -283,12 +272,9 @@ static struct page *vbal_zone_take(struct zone *zone, gfp_t gfp,
 		if (vbal_zone_has(zone, kind, order, how))
 			return vbal_zone_alloc(zone, gfp | kind, order);
 	}
-	/* Without the core's help it cannot move: whatever the allocator turns to will do. */
+	/* Where it is not to be asked for as movable, whatever the allocator turns to. */
 	if (!movable && !(how & VBAL_TAKE_PIECES))
 		return vbal_zone_alloc(zone, gfp, order);
-	if (how & VBAL_TAKE_LAST && !order)
-		return vbal_zone_alloc(zone, gfp | vbal_zone_last_kind(zone),
-				       order);
 	return NULL;
 }
 

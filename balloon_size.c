@@ -305,7 +305,8 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 	vbal_reclaim_end(&size->pages.reclaim);
 	vbal_debug_phase(&size->debug, VBAL_PHASE_ALLOC, start_ns);
 	/* Others were quicker to take what was enough: next time it is not. */
-	progress |= want.reclaim && !vbal_pages_has_enough(&want);
+	progress |= want.reclaim &&
+		    !vbal_pages_has_enough(&want, want.nr_pages);
 	return progress || batch->blocks.nr_pages ? 0 : -ENOMEM;
 }
 

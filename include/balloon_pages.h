@@ -161,7 +161,7 @@ unsigned long vbal_pages_in_blocks(void);
 unsigned long vbal_pages_alloc(struct vbal_pages *vp,
 			       const struct vbal_want *want,
 			       struct vbal_blocks *out);
-bool vbal_pages_has_enough(const struct vbal_want *want);
+bool vbal_pages_has_enough(const struct vbal_want *want, unsigned long left);
 bool vbal_pages_make_room(struct vbal_pages *vp, struct vbal_want *want,
 			  struct vbal_blocks *out);
 void vbal_pages_hold(struct vbal_pages *vp, struct vbal_blocks *in,
