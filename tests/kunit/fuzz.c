@@ -12,9 +12,12 @@
 
 #include <linux/hash.h>
 #include <linux/kernel.h>
+#include <linux/kmsg_dump.h>
 #include <linux/moduleparam.h>
 #include <linux/panic_notifier.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 
 #define FUZZ_MAP_BITS 16
 #define FUZZ_MAP_SIZE BIT(FUZZ_MAP_BITS)
@@ -309,10 +312,27 @@ static int fuzz_obey(void *data)
 	return -EINVAL;
 }
 
-/* The kernel dies: of what? */
+/* What was said and not shown, such as what lies in memory when there is no more. */
+static void fuzz_last_words(void)
+{
+	static char words[SZ_16K];
+	struct kmsg_dump_iter iter;
+	char *rest = words, *line;
+	size_t len;
+
+	kmsg_dump_rewind(&iter);
+	if (!kmsg_dump_get_buffer(&iter, false, words, sizeof(words) - 1, &len))
+		return;
+	words[len] = '\0';
+	while ((line = strsep(&rest, "\n")))
+		pr_crit("log: %s\n", line);
+}
+
+/* The kernel dies: of what? User Mode Linux leaves the kernel no time to tell. */
 static int fuzz_panic(struct notifier_block *nb, unsigned long action,
 		      void *data)
 {
+	fuzz_last_words();
 	fuzz_print("failing", &fuzz.now);
 	return NOTIFY_DONE;
 }

@@ -23,8 +23,7 @@ BUSYBOX = Path("/bin/busybox")
 MEM_MIB = 128
 # So long it may compute or sleep and say nothing; a report comes every few seconds.
 SILENCE_SECONDS = 120
-# Of one that panics: what lies in memory, and all that was said and not shown.
-PANIC_PRINT = 0x22
+# Of one that panics: with what it says of its memory.
 LAST_WORDS = 400
 # Virtual time: without a cost of computing two runs are the same; but who waits for time to go by
 # while he computes, as unit tests do, would wait for ever.
@@ -178,9 +177,9 @@ class World:
         return [self.build / "linux", f"mem={self.mem_mib}M", self.clock,
                 "root=/dev/root", "rootfstype=hostfs", f"rootflags={root}", "rw", "init=/init",
                 "con=null", "con0=null,fd:1", f"uml_dir={root}/tmp", "nokaslr",
-                "panic_on_warn=1", "oops=panic", "panic=-1", f"panic_print={PANIC_PRINT}",
-                "printk.time=0", f"loglevel={7 if trace or kunit else 3}",
-                f"kunit.enable={int(kunit)}", *self.append]
+                "panic_on_warn=1", "oops=panic", "panic=-1", "printk.time=0",
+                f"loglevel={7 if trace or kunit else 3}", f"kunit.enable={int(kunit)}",
+                *self.append]
 
     def run(self, plans, kunit=False, heard=None, enough=None, silence=SILENCE_SECONDS):
         """Simulate; return the reports, and the console's text.
