@@ -65,6 +65,8 @@
 /* So long a step of page cache is left for the guest to miss it. */
 #define VBAL_LOOK_MS 20u
 #define VBAL_LOOK_MAX_MS 8000u
+/* And so long if processes have most of it mapped, and may look at any of it. */
+#define VBAL_LOOK_MAPPED_MS 250u
 /* And so long if it was read again and again, and could not be given back. */
 #define VBAL_LOOK_ACTIVE_MS 1000u
 /* While pressure is fresh it is looked at so often. */
@@ -75,6 +77,8 @@
 #define VBAL_LEARN_MS 50
 /* Where something does come back, its speed is not known so soon. */
 #define VBAL_LEARN_MAX_MS 500
+/* What was taken by mistake and has not come back by then is not missed. */
+#define VBAL_OWED_MS 64000
 
 #define VBAL_HOLD_MIN_MS 1000u
 #define VBAL_HOLD_MAX_MS 128000u
@@ -529,6 +533,8 @@ void vbal_guard_sample(struct vbal_signals *s, unsigned long held_pages,
 		.free_pages = global_zone_page_state(NR_FREE_PAGES),
 		.cache_pages = vbal_guard_cache(),
 		.cache_is_active = vbal_guard_cache_is_active(),
+		.cache_is_mapped = global_node_page_state(NR_FILE_MAPPED) >
+				   vbal_guard_cache() / 2,
 		.slab_pages =
 			global_node_page_state_pages(NR_SLAB_RECLAIMABLE_B),
 		.tmpfs_pages = get_nr_swap_pages() > 0 ?
@@ -703,6 +709,19 @@ static enum vbal_pressure vbal_guard_compare(const struct vbal_guard *g,
 	return misses ? VBAL_PRESSURE_MISSED : VBAL_CALM;
 }
 
+/*
+ * What was taken by mistake comes back once, and be it long after it was given back.
+ * So much of it may still do so, where @s has been seen.
+ */
+static unsigned long vbal_guard_owed_still(const struct vbal_guard *g,
+					   const struct vbal_signals *s)
+{
+	if (s->now_ms >= g->owed_at_ms + VBAL_OWED_MS)
+		return 0;
+	return vbal_beyond(g->owed_pages, vbal_beyond(s->missed[VBAL_REFAULTED],
+						      g->owed_missed));
+}
+
 /* One kind of what comes back: is it the balloon's fault? */
 static void vbal_guard_learn_rate(struct vbal_guard *g, unsigned int i,
 				  unsigned long missed, unsigned long room,
@@ -765,6 +784,7 @@ static void vbal_guard_learn(struct vbal_guard *g, const struct vbal_signals *s)
 	unsigned long room = vbal_beyond(mark->free_pages, s->free_pages) +
 			     vbal_beyond(s->kswapd_pages, mark->kswapd_pages) +
 			     VBAL_STALL_PAGES * vbal_guard_new_stalls(g, s);
+	unsigned long owed = vbal_guard_owed_still(g, mark);
 	unsigned int i;
 
 	/* It is about what happens while the balloon does nothing. */
@@ -773,8 +793,8 @@ static void vbal_guard_learn(struct vbal_guard *g, const struct vbal_signals *s)
 		return;
 	for (i = 0; i < VBAL_NR_MISSED; i++)
 		vbal_guard_learn_rate(
-			g, i, vbal_beyond(s->missed[i], mark->missed[i]), room,
-			age_ms);
+			g, i, vbal_beyond(s->missed[i], mark->missed[i] + owed),
+			room, age_ms);
 	if (!g->foreign_per_s[VBAL_REFAULTED] || age_ms >= VBAL_LEARN_MAX_MS)
 		g->learned_at_ms = s->now_ms;
 }
@@ -956,10 +976,12 @@ static void vbal_guard_begin_ask(struct vbal_guard *g,
 static unsigned int vbal_guard_look_ms(const struct vbal_guard *g,
 				       const struct vbal_signals *s)
 {
-	unsigned int least_ms = s->cache_is_active && !g->may_give_back ?
-					VBAL_LOOK_ACTIVE_MS :
-					VBAL_LOOK_MS;
+	unsigned int least_ms = VBAL_LOOK_MS;
 
+	if (s->cache_is_active && !g->may_give_back)
+		least_ms = VBAL_LOOK_ACTIVE_MS;
+	else if (s->cache_is_mapped)
+		least_ms = VBAL_LOOK_MAPPED_MS;
 	return clamp(g->hold_ms, least_ms, VBAL_LOOK_MAX_MS);
 }
 
@@ -1313,6 +1335,12 @@ void vbal_guard_watch(struct vbal_guard *g, const struct vbal_signals *s,
 		g->undone_at_ms = s->now_ms;
 	}
 	g->undone_pages += v->give_back_pages;
+	if (!vbal_guard_owed_still(g, s)) {
+		g->owed_pages = 0;
+		g->owed_missed = s->missed[VBAL_REFAULTED];
+	}
+	g->owed_pages += min(g->dropped_pages, v->give_back_pages);
+	g->owed_at_ms = s->now_ms;
 	g->dropped_pages -= min(g->dropped_pages, v->give_back_pages);
 	g->nr_give_backs++;
 	g->nr_give_back_pages += v->give_back_pages;

@@ -91,6 +91,7 @@ enum vbal_missed {
  *	kswapd: beyond each zone's high watermark and its lowmem reserve
  * @cache_pages: clean page cache
  * @cache_is_active: most of it was read more than once
+ * @cache_is_mapped: most of it is mapped by processes
  * @slab_pages: reclaimable slab: dentries, inodes
  * @tmpfs_pages: what could be swapped out together with it; 0 without swap
  * @swapped_out: pages swapped out since boot, to a disk or into zswap
@@ -109,6 +110,7 @@ struct vbal_signals {
 	unsigned long above_high_pages;
 	unsigned long cache_pages;
 	bool cache_is_active;
+	bool cache_is_mapped;
 	unsigned long slab_pages;
 	unsigned long tmpfs_pages;
 	unsigned long swapped_out;
@@ -188,6 +190,10 @@ struct vbal_steps {
  * @undone_pages: what has just been given back; size worker
  * @undone_missed: what had come back when that began; size worker
  * @undone_at_ms: when that was; size worker
+ * @owed_pages: page cache that was taken and given back, and may come back for
+ *	that reason; size worker
+ * @owed_missed: what had come back when that began; size worker
+ * @owed_at_ms: when it was last given back; size worker
  * @step_pages: page cache to be taken until the next look; size worker
  * @step_end_pages: what the balloon holds when it is used up; size worker
  * @look_at_ms: then the guest had time to miss it; size worker
@@ -239,6 +245,9 @@ struct vbal_guard {
 	unsigned long undone_pages;
 	unsigned long undone_missed;
 	u64 undone_at_ms;
+	unsigned long owed_pages;
+	unsigned long owed_missed;
+	u64 owed_at_ms;
 	unsigned long step_pages;
 	unsigned long step_end_pages;
 	u64 look_at_ms;

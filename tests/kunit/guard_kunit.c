@@ -407,6 +407,22 @@ static void ask_waits_longer_for_active_cache(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, take(t), MIB(4));
 }
 
+/* A mapped file may be in use all over, each page but once in some seconds. */
+static void steps_of_mapped_cache_are_slow(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+	unsigned int i;
+
+	set_cached(t, MIB(500), MIB(400));
+	t->s.cache_is_mapped = true;
+	for (i = 0; i < 4; i++) {
+		KUNIT_EXPECT_EQ(test, take(t), MIB(1) << i);
+		t->s.now_ms += 249;
+		KUNIT_EXPECT_EQ(test, take(t), 0);
+		t->s.now_ms += 1;
+	}
+}
+
 static void ask_looks_before_it_takes(struct kunit *test)
 {
 	struct guard_test *t = test->priv;
@@ -1493,6 +1509,47 @@ static void each_hold_off_has_a_trial_of_its_own(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->g.undone_missed, t->s.missed[VBAL_REFAULTED]);
 }
 
+/* It is read again bit by bit, long after it was given back: still the balloon's fault. */
+static void what_was_given_back_is_not_learned(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+	unsigned long owed_pages;
+	unsigned int i;
+
+	give_back_missed(test, t);
+	owed_pages = t->g.owed_pages;
+	KUNIT_EXPECT_EQ(test, owed_pages, t->v.give_back_pages);
+	t->s.now_ms += 5000;
+	watch(t);
+	for (i = 0; i < 2; i++) {
+		t->s.now_ms += 1000;
+		t->s.missed[VBAL_REFAULTED] += owed_pages / 2;
+		t->s.free_pages -= owed_pages / 2;
+		watch(t);
+		KUNIT_EXPECT_EQ(test, t->g.foreign_per_s[VBAL_REFAULTED], 0);
+	}
+	/* All of it is back. */
+	t->s.now_ms += 1000;
+	t->s.missed[VBAL_REFAULTED] += owed_pages / 2;
+	watch(t);
+	KUNIT_EXPECT_EQ(test, t->g.foreign_per_s[VBAL_REFAULTED],
+			owed_pages / 2);
+}
+
+/* What has not come back by then will not. */
+static void what_was_given_back_is_forgotten(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+
+	give_back_missed(test, t);
+	t->s.now_ms += 64000;
+	watch(t);
+	t->s.now_ms += 1000;
+	t->s.missed[VBAL_REFAULTED] += MIB(1);
+	watch(t);
+	KUNIT_EXPECT_EQ(test, t->g.foreign_per_s[VBAL_REFAULTED], MIB(1));
+}
+
 static void oom_hold_off_ends_by_time_alone(struct kunit *test)
 {
 	struct guard_test *t = test->priv;
@@ -1812,6 +1869,7 @@ static void draw_signals(struct guard_test *t, u32 *seed)
 	t->s.avail_pages += draw(seed, RAM / 4);
 	t->s.cache_pages = draw(seed, RAM / 2);
 	t->s.cache_is_active = draw(seed, 2);
+	t->s.cache_is_mapped = draw(seed, 2);
 	t->s.swapped_out += draw(seed, 40);
 	t->s.missed[VBAL_REFAULTED] += draw(seed, 400);
 	t->s.kswapd_pages += draw(seed, 400);
@@ -1911,6 +1969,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(ask_grants_the_rest_of_a_step),
 	KUNIT_CASE(ask_waits_for_the_guest_to_miss_it),
 	KUNIT_CASE(ask_waits_longer_for_active_cache),
+	KUNIT_CASE(steps_of_mapped_cache_are_slow),
 	KUNIT_CASE(ask_looks_before_it_takes),
 	KUNIT_CASE(ask_leaves_page_cache),
 	KUNIT_CASE(ask_counts_slab_in),
@@ -1972,6 +2031,8 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(oom_hold_off_ends_by_time_alone),
 	KUNIT_CASE(what_comes_back_anyway_ends_no_hold_off),
 	KUNIT_CASE(each_hold_off_has_a_trial_of_its_own),
+	KUNIT_CASE(what_was_given_back_is_not_learned),
+	KUNIT_CASE(what_was_given_back_is_forgotten),
 	KUNIT_CASE(oom_does_not_prolong_the_trial),
 	KUNIT_CASE(squeeze_obeys_the_host),
 	KUNIT_CASE(squeeze_waits_after_oom),

@@ -267,6 +267,7 @@ static void mislead(struct prop *p)
 	}
 	s->high_wmark_pages = total / 128;
 	s->cache_is_active = draw(p, 2);
+	s->cache_is_mapped = draw(p, 2);
 	s->swapped_out += calm ? 0 : draw_skewed(p, total);
 	s->missed[VBAL_REFAULTED] += calm ? 0 : draw_skewed(p, total);
 	s->missed[VBAL_ACTIVATED] += calm ? 0 : draw_skewed(p, total);
