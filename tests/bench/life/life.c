@@ -9,6 +9,12 @@
  *   life touch MIB                  need so much memory at once
  *   life files FOLDER COUNT KIB     create files
  *   life thin FOLDER COUNT          remove every second one of them
+ *   life database FILE MIB DONE     look pages up in a mapped file, for ever
+ *   life compile FILE MIB DONE      run processes that read parts of a file, and
+ *                                   need memory of their own, for ever
+ *
+ * The last two add a line to DONE for each tenth of the file looked up, or each
+ * process run.
  *
  * Times are printed in microseconds: samples, p50, p99, p99.9, the slowest.
  */
@@ -21,6 +27,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -267,11 +274,127 @@ static void thin(const char *folder, long count)
 	}
 }
 
+/* Someone at work for ever, who reads a disk and tells how far he is. */
+struct work {
+	const char *path;
+	size_t mib;
+	int done;
+};
+
+static const struct work *open_work(char **argv)
+{
+	static struct work w;
+
+	w.path = argv[0];
+	w.mib = strtoul(argv[1], NULL, 10);
+	w.done = open(argv[2], O_CREAT | O_WRONLY | O_APPEND, 0644);
+	if (w.done < 0)
+		fail(argv[2]);
+	return &w;
+}
+
+static void tell(const struct work *w)
+{
+	if (write(w->done, "\n", 1) != 1)
+		fail("done");
+}
+
+/* The same numbers in each run. */
+static size_t draw(size_t limit)
+{
+	static unsigned long long state = 1;
+
+	state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+	return (state >> 33) % limit;
+}
+
+static void use_bytes(const char *memory, size_t bytes)
+{
+	const long *word = (const long *)memory;
+	long sum = 0;
+	size_t i;
+
+	for (i = 0; i < bytes / sizeof(*word); i++)
+		sum += word[i];
+	asm volatile("" : : "r"(sum));
+}
+
+/* Of ten lookups nine go to every tenth page of the file, one anywhere. */
+static void database(const struct work *w)
+{
+	size_t pages = w->mib * MIB / page_bytes, i;
+	int fd = open(w->path, O_RDONLY);
+	char *file;
+
+	if (fd < 0)
+		fail(w->path);
+	file = mmap(NULL, w->mib * MIB, PROT_READ, MAP_SHARED, fd, 0);
+	if (file == MAP_FAILED)
+		fail("mmap");
+	madvise(file, w->mib * MIB, MADV_RANDOM);
+	for (i = 0; i < pages; i++)
+		use_bytes(file + i * page_bytes, page_bytes);
+	for (;;) {
+		for (i = 0; i < pages / 10; i++) {
+			size_t page = draw(10) ? draw(pages / 10) * 10 :
+						 draw(pages);
+
+			use_bytes(file + page * page_bytes, page_bytes);
+		}
+		tell(w);
+	}
+}
+
+#define UNIT_PARTS 32
+#define UNIT_PART_BYTES (MIB / 2)
+
+/* Parts of the file, as of headers, and as much memory of its own. */
+static void compile_unit(int fd, const off_t *parts)
+{
+	char *memory = map(UNIT_PARTS * UNIT_PART_BYTES, MADV_NORMAL);
+	size_t i;
+
+	for (i = 0; i < UNIT_PARTS; i++) {
+		char *to = memory + i * UNIT_PART_BYTES;
+
+		if (pread(fd, to, UNIT_PART_BYTES, parts[i]) != UNIT_PART_BYTES)
+			fail("pread");
+		use_bytes(to, UNIT_PART_BYTES);
+	}
+}
+
+static void compile(const struct work *w)
+{
+	off_t parts[UNIT_PARTS];
+	int fd = open(w->path, O_RDONLY);
+
+	if (fd < 0)
+		fail(w->path);
+	for (;;) {
+		int status = 1;
+		pid_t child;
+		size_t i;
+
+		for (i = 0; i < UNIT_PARTS; i++)
+			parts[i] = draw(w->mib * MIB / UNIT_PART_BYTES) *
+				   UNIT_PART_BYTES;
+		child = fork();
+		if (!child) {
+			compile_unit(fd, parts);
+			_exit(0);
+		}
+		if (child < 0 || waitpid(child, &status, 0) != child || status)
+			fail("compile");
+		tell(w);
+	}
+}
+
 static int bad_usage(void)
 {
 	fprintf(stderr,
 		"try: life sweep|fault|wake|pipe MS | neighbour | fragment MIB N |\n"
-		"       touch MIB | files FOLDER COUNT KIB | thin FOLDER COUNT\n");
+		"       touch MIB | files FOLDER COUNT KIB | thin FOLDER COUNT |\n"
+		"       database|compile FILE MIB DONE\n");
 	return 2;
 }
 
@@ -305,6 +428,10 @@ int main(int argc, char **argv)
 		      strtoul(argv[4], NULL, 10));
 	else if (!strcmp(what, "thin") && argc == 4)
 		thin(argv[2], strtol(argv[3], NULL, 10));
+	else if (!strcmp(what, "database") && argc == 5)
+		database(open_work(argv + 2));
+	else if (!strcmp(what, "compile") && argc == 5)
+		compile(open_work(argv + 2));
 	else
 		return bad_usage();
 	return 0;

@@ -57,7 +57,7 @@ def verdict_lines(verdicts):
 
 MARKERS = "bench-life"
 # What a stranger should see first, in this order.
-README_ROWS = ("cache-cold", "cache-warm", "streaming", "movable", "working-set", "burst")
+README_ROWS = ("cache-cold", "cache-warm", "streaming", "working-set", "database", "burst")
 
 
 def readme(measured, environment):
