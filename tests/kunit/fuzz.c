@@ -333,6 +333,7 @@ static int fuzz_panic(struct notifier_block *nb, unsigned long action,
 		      void *data)
 {
 	fuzz_last_words();
+	sim_last_words();
 	fuzz_print("failing", &fuzz.now);
 	return NOTIFY_DONE;
 }

@@ -222,6 +222,37 @@ static unsigned long sim_episode(struct sim *s)
 	return nr_steps;
 }
 
+/* The one that lives, for who dies of it. */
+static struct sim *sim_alive;
+
+/**
+ * sim_last_words() - tell who has the guest's memory, as the kernel panics
+ *
+ * Context: any; takes no lock.
+ */
+void sim_last_words(void)
+{
+	struct sim *s = sim_alive;
+	struct vbal_size *size;
+	struct vbal_report *r;
+
+	if (!s)
+		return;
+	pr_crit("log: step %u: %lu pages are the guest's, mute %lx\n", s->step,
+		s->nr_pages, s->mute);
+	if (!s->vb)
+		return;
+	size = &s->vb->size;
+	r = &s->vb->report;
+	pr_crit("log: %s: %lu pages held, %lu on their way, %s, deflate-on-oom %d, %lu given back on OOM\n",
+		vbal_state_name(size->state), vbal_pages_held(&size->pages),
+		size->busy_pages, vbal_guard_policy_name(size->guard.policy),
+		size->guard.may_give_back, size->guard.nr_oom_pages);
+	pr_crit("log: hints %lu pages, report %lu of %lu, awaited %lu, %lu pages\n",
+		s->vb->hint.busy_pages, r->nr_ended, r->nr_begun, r->nr_awaited,
+		r->last_pages);
+}
+
 static void sim_one_seed(const struct sim_plan *plan, u64 seed,
 			 struct sim_run *run)
 {
@@ -233,6 +264,7 @@ static void sim_one_seed(const struct sim_plan *plan, u64 seed,
 	}
 	s->plan = plan;
 	s->seed = seed;
+	sim_alive = s;
 	run->nr_steps += sim_episode(s);
 	if (s->h)
 		sim_end(s);
@@ -240,6 +272,7 @@ static void sim_one_seed(const struct sim_plan *plan, u64 seed,
 	if (sim_has_failed(s))
 		snprintf(run->failure, sizeof(run->failure),
 			 "seed=%llu step=%u: %s", seed, s->step, s->failure);
+	sim_alive = NULL;
 	kfree(s);
 }
 

@@ -166,6 +166,7 @@ extern struct sim_check sim_checks[];
 extern const unsigned int sim_nr_checks;
 
 /* simulate.c: the engine */
+void sim_last_words(void);
 int sim_run(const struct sim_plan *plan, char *report, size_t size);
 int sim_run_errand(int (*run)(void *data), void *data);
 void sim_fail(struct sim *s, const char *fmt, ...) __printf(2, 3);
