@@ -511,6 +511,14 @@ static unsigned long vbal_guard_cache(void)
 				   global_node_page_state(NR_WRITEBACK));
 }
 
+/* Shared memory may be mapped, too, and is not page cache that can be dropped. */
+static bool vbal_guard_cache_is_mapped(void)
+{
+	return vbal_beyond(global_node_page_state(NR_FILE_MAPPED),
+			   global_node_page_state(NR_SHMEM)) >
+	       vbal_guard_cache() / 2;
+}
+
 /**
  * vbal_guard_sample() - looks at the guest's memory
  * @s: the result
@@ -533,8 +541,7 @@ void vbal_guard_sample(struct vbal_signals *s, unsigned long held_pages,
 		.free_pages = global_zone_page_state(NR_FREE_PAGES),
 		.cache_pages = vbal_guard_cache(),
 		.cache_is_active = vbal_guard_cache_is_active(),
-		.cache_is_mapped = global_node_page_state(NR_FILE_MAPPED) >
-				   vbal_guard_cache() / 2,
+		.cache_is_mapped = vbal_guard_cache_is_mapped(),
 		.slab_pages =
 			global_node_page_state_pages(NR_SLAB_RECLAIMABLE_B),
 		.tmpfs_pages = get_nr_swap_pages() > 0 ?
@@ -724,8 +731,8 @@ static unsigned long vbal_guard_owed_still(const struct vbal_guard *g,
 
 /* One kind of what comes back: is it the balloon's fault? */
 static void vbal_guard_learn_rate(struct vbal_guard *g, unsigned int i,
-				  unsigned long missed, unsigned long room,
-				  u64 age_ms)
+				  unsigned long missed, unsigned long owed,
+				  unsigned long room, u64 age_ms)
 {
 	unsigned long *known = &g->foreign_per_s[i];
 	unsigned long left = *known;
@@ -736,6 +743,7 @@ static void vbal_guard_learn_rate(struct vbal_guard *g, unsigned int i,
 					    min_t(u64, age_ms, MSEC_PER_SEC)) /
 				    8,
 			    1UL);
+	missed = vbal_beyond(missed, owed);
 	if (g->dropped_pages)
 		missed = vbal_beyond(missed, room);
 	*known = max(vbal_count_rate(missed, age_ms), left);
@@ -793,7 +801,7 @@ static void vbal_guard_learn(struct vbal_guard *g, const struct vbal_signals *s)
 		return;
 	for (i = 0; i < VBAL_NR_MISSED; i++)
 		vbal_guard_learn_rate(
-			g, i, vbal_beyond(s->missed[i], mark->missed[i] + owed),
+			g, i, vbal_beyond(s->missed[i], mark->missed[i]), owed,
 			room, age_ms);
 	if (!g->foreign_per_s[VBAL_REFAULTED] || age_ms >= VBAL_LEARN_MAX_MS)
 		g->learned_at_ms = s->now_ms;
@@ -1340,7 +1348,8 @@ void vbal_guard_watch(struct vbal_guard *g, const struct vbal_signals *s,
 		g->owed_missed = s->missed[VBAL_REFAULTED];
 	}
 	g->owed_pages += min(g->dropped_pages, v->give_back_pages);
-	g->owed_at_ms = s->now_ms;
+	if (g->dropped_pages)
+		g->owed_at_ms = s->now_ms;
 	g->dropped_pages -= min(g->dropped_pages, v->give_back_pages);
 	g->nr_give_backs++;
 	g->nr_give_back_pages += v->give_back_pages;

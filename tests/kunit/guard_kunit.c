@@ -1536,6 +1536,26 @@ static void what_was_given_back_is_not_learned(struct kunit *test)
 			owed_pages / 2);
 }
 
+/* A stream that is known goes on meanwhile: it is not forgotten for what is owed. */
+static void what_comes_back_anyway_is_not_owed(struct kunit *test)
+{
+	struct guard_test *t = test->priv;
+	unsigned int i;
+
+	set_cached(t, MIB(500), MIB(400));
+	ask(t, RAM);
+	t->g.foreign_per_s[VBAL_REFAULTED] = MIB(4);
+	t->g.owed_pages = MIB(100);
+	t->g.owed_at_ms = t->s.now_ms;
+	t->g.took_cache = false;
+	for (i = 0; i < 8; i++) {
+		t->s.now_ms += 1000;
+		t->s.missed[VBAL_REFAULTED] += MIB(4);
+		watch(t);
+	}
+	KUNIT_EXPECT_EQ(test, t->g.foreign_per_s[VBAL_REFAULTED], MIB(4));
+}
+
 /* What has not come back by then will not. */
 static void what_was_given_back_is_forgotten(struct kunit *test)
 {
@@ -2032,6 +2052,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(what_comes_back_anyway_ends_no_hold_off),
 	KUNIT_CASE(each_hold_off_has_a_trial_of_its_own),
 	KUNIT_CASE(what_was_given_back_is_not_learned),
+	KUNIT_CASE(what_comes_back_anyway_is_not_owed),
 	KUNIT_CASE(what_was_given_back_is_forgotten),
 	KUNIT_CASE(oom_does_not_prolong_the_trial),
 	KUNIT_CASE(squeeze_obeys_the_host),

@@ -107,7 +107,7 @@ def at_work(turn, work, mib):
     """A program of life.c reads what fits in a guest of 1 GiB, which is asked to 256 MiB."""
     turn.boot(1024, extra_qemu=blank_disk(mib), smp=1, icount="shift=0")
     turn.begin(f"/life {work} {DISK} {mib} {DONE}")
-    turn.guest.wait_for(lambda: int(turn.guest.run(f"wc -l 2>/dev/null <{DONE}")[1] or 0) >= 10,
+    turn.guest.wait_for(lambda: int(turn.guest.run(f"wc -l 2>/dev/null <{DONE}")[1] or 0) >= 150,
                         FILL_TIMEOUT, f"the first rounds of {work}")
     recorder = Recorder(turn.guest)
     before = recorder.watch(turn.options.window_seconds)
