@@ -1313,6 +1313,21 @@ static unsigned long vbal_guard_owed(struct vbal_guard *g,
 				  0);
 }
 
+/* So much page cache goes back, and is owed. */
+static void vbal_guard_undrop(struct vbal_guard *g,
+			      const struct vbal_signals *s,
+			      unsigned long nr_pages)
+{
+	if (!vbal_guard_owed_still(g, s)) {
+		g->owed_pages = 0;
+		g->owed_missed = s->missed[VBAL_REFAULTED];
+	}
+	if (nr_pages)
+		g->owed_at_ms = s->now_ms;
+	g->owed_pages += nr_pages;
+	g->dropped_pages -= nr_pages;
+}
+
 /**
  * vbal_guard_watch() - does the guest need something back
  * @g: the guard
@@ -1343,14 +1358,7 @@ void vbal_guard_watch(struct vbal_guard *g, const struct vbal_signals *s,
 		g->undone_at_ms = s->now_ms;
 	}
 	g->undone_pages += v->give_back_pages;
-	if (!vbal_guard_owed_still(g, s)) {
-		g->owed_pages = 0;
-		g->owed_missed = s->missed[VBAL_REFAULTED];
-	}
-	g->owed_pages += min(g->dropped_pages, v->give_back_pages);
-	if (g->dropped_pages)
-		g->owed_at_ms = s->now_ms;
-	g->dropped_pages -= min(g->dropped_pages, v->give_back_pages);
+	vbal_guard_undrop(g, s, min(g->dropped_pages, v->give_back_pages));
 	g->nr_give_backs++;
 	g->nr_give_back_pages += v->give_back_pages;
 	vbal_guard_settle(g, &g->settle_until_ms, s->now_ms);

@@ -93,14 +93,9 @@ def streaming_guest(turn):
 def working_set(turn):
     """400 MiB of files are read again and again in a guest of 1 GiB asked to 256 MiB."""
     # not counted, the speed of a reader alone varies by a sixth; counted, by a hundredth
-    guest = turn.boot(1024, extra_qemu=blank_disk(400), smp=1, icount="shift=0")
+    turn.boot(1024, extra_qemu=blank_disk(400), smp=1, icount="shift=0")
     recorder, before = read_alone(turn, 400, 2)
-    figures = {}
-    with turn.watch.noting(figures):
-        guest.balloon(256 * MIB)
-        recorder.watch(FINDING_OUT_SECONDS)
-        after = recorder.watch(2 * turn.options.window_seconds)
-    return {**figures, **kept(turn, before, after)}
+    return squeezed(turn, recorder, before)
 
 
 def at_work(turn, work, mib):
@@ -111,6 +106,11 @@ def at_work(turn, work, mib):
                         FILL_TIMEOUT, f"the first rounds of {work}")
     recorder = Recorder(turn.guest)
     before = recorder.watch(turn.options.window_seconds)
+    return squeezed(turn, recorder, before)
+
+
+def squeezed(turn, recorder, before):
+    """Ask the guest down to 256 MiB; what it does when it had time to find out counts."""
     figures = {}
     with turn.watch.noting(figures):
         turn.guest.balloon(256 * MIB)
