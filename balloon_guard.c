@@ -78,7 +78,7 @@
 /* Where something does come back, its speed is not known so soon. */
 #define VBAL_LEARN_MAX_MS 500
 /* What was taken by mistake and has not come back by then is not missed. */
-#define VBAL_OWED_MS 64000
+#define VBAL_RETURN_MS 64000
 
 #define VBAL_HOLD_MIN_MS 1000u
 #define VBAL_HOLD_MAX_MS 128000u
@@ -720,18 +720,19 @@ static enum vbal_pressure vbal_guard_compare(const struct vbal_guard *g,
  * What was taken by mistake comes back once, and be it long after it was given back.
  * So much of it may still do so, where @s has been seen.
  */
-static unsigned long vbal_guard_owed_still(const struct vbal_guard *g,
+static unsigned long vbal_guard_may_return(const struct vbal_guard *g,
 					   const struct vbal_signals *s)
 {
-	if (s->now_ms >= g->owed_at_ms + VBAL_OWED_MS)
+	if (s->now_ms >= g->returned_at_ms + VBAL_RETURN_MS)
 		return 0;
-	return vbal_beyond(g->owed_pages, vbal_beyond(s->missed[VBAL_REFAULTED],
-						      g->owed_missed));
+	return vbal_beyond(g->returned_pages,
+			   vbal_beyond(s->missed[VBAL_REFAULTED],
+				       g->returned_missed));
 }
 
 /* One kind of what comes back: is it the balloon's fault? */
 static void vbal_guard_learn_rate(struct vbal_guard *g, unsigned int i,
-				  unsigned long missed, unsigned long owed,
+				  unsigned long missed, unsigned long returns,
 				  unsigned long room, u64 age_ms)
 {
 	unsigned long *known = &g->foreign_per_s[i];
@@ -743,7 +744,7 @@ static void vbal_guard_learn_rate(struct vbal_guard *g, unsigned int i,
 					    min_t(u64, age_ms, MSEC_PER_SEC)) /
 				    8,
 			    1UL);
-	missed = vbal_beyond(missed, owed);
+	missed = vbal_beyond(missed, returns);
 	if (g->dropped_pages)
 		missed = vbal_beyond(missed, room);
 	*known = max(vbal_count_rate(missed, age_ms), left);
@@ -792,7 +793,7 @@ static void vbal_guard_learn(struct vbal_guard *g, const struct vbal_signals *s)
 	unsigned long room = vbal_beyond(mark->free_pages, s->free_pages) +
 			     vbal_beyond(s->kswapd_pages, mark->kswapd_pages) +
 			     VBAL_STALL_PAGES * vbal_guard_new_stalls(g, s);
-	unsigned long owed = vbal_guard_owed_still(g, mark);
+	unsigned long returns = vbal_guard_may_return(g, mark);
 	unsigned int i;
 
 	/* It is about what happens while the balloon does nothing. */
@@ -801,8 +802,8 @@ static void vbal_guard_learn(struct vbal_guard *g, const struct vbal_signals *s)
 		return;
 	for (i = 0; i < VBAL_NR_MISSED; i++)
 		vbal_guard_learn_rate(
-			g, i, vbal_beyond(s->missed[i], mark->missed[i]), owed,
-			room, age_ms);
+			g, i, vbal_beyond(s->missed[i], mark->missed[i]),
+			returns, room, age_ms);
 	if (!g->foreign_per_s[VBAL_REFAULTED] || age_ms >= VBAL_LEARN_MAX_MS)
 		g->learned_at_ms = s->now_ms;
 }
@@ -1313,18 +1314,18 @@ static unsigned long vbal_guard_owed(struct vbal_guard *g,
 				  0);
 }
 
-/* So much page cache goes back, and is owed. */
+/* So much page cache was given back, and may be read again for that reason. */
 static void vbal_guard_undrop(struct vbal_guard *g,
 			      const struct vbal_signals *s,
 			      unsigned long nr_pages)
 {
-	if (!vbal_guard_owed_still(g, s)) {
-		g->owed_pages = 0;
-		g->owed_missed = s->missed[VBAL_REFAULTED];
+	if (!vbal_guard_may_return(g, s)) {
+		g->returned_pages = 0;
+		g->returned_missed = s->missed[VBAL_REFAULTED];
 	}
 	if (nr_pages)
-		g->owed_at_ms = s->now_ms;
-	g->owed_pages += nr_pages;
+		g->returned_at_ms = s->now_ms;
+	g->returned_pages += nr_pages;
 	g->dropped_pages -= nr_pages;
 }
 

@@ -190,10 +190,10 @@ struct vbal_steps {
  * @undone_pages: what has just been given back; size worker
  * @undone_missed: what had come back when that began; size worker
  * @undone_at_ms: when that was; size worker
- * @owed_pages: page cache that was taken and given back, and may come back for
+ * @returned_pages: page cache that was taken and given back, and may come back for
  *	that reason; size worker
- * @owed_missed: what had come back when that began; size worker
- * @owed_at_ms: when it was last given back; size worker
+ * @returned_missed: what had come back when that began; size worker
+ * @returned_at_ms: when it was last given back; size worker
  * @step_pages: page cache to be taken until the next look; size worker
  * @step_end_pages: what the balloon holds when it is used up; size worker
  * @look_at_ms: then the guest had time to miss it; size worker
@@ -245,9 +245,9 @@ struct vbal_guard {
 	unsigned long undone_pages;
 	unsigned long undone_missed;
 	u64 undone_at_ms;
-	unsigned long owed_pages;
-	unsigned long owed_missed;
-	u64 owed_at_ms;
+	unsigned long returned_pages;
+	unsigned long returned_missed;
+	u64 returned_at_ms;
 	unsigned long step_pages;
 	unsigned long step_end_pages;
 	u64 look_at_ms;

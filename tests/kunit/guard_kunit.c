@@ -1513,31 +1513,31 @@ static void each_hold_off_has_a_trial_of_its_own(struct kunit *test)
 static void what_was_given_back_is_not_learned(struct kunit *test)
 {
 	struct guard_test *t = test->priv;
-	unsigned long owed_pages;
+	unsigned long returned_pages;
 	unsigned int i;
 
 	give_back_missed(test, t);
-	owed_pages = t->g.owed_pages;
-	KUNIT_EXPECT_EQ(test, owed_pages, t->v.give_back_pages);
+	returned_pages = t->g.returned_pages;
+	KUNIT_EXPECT_EQ(test, returned_pages, t->v.give_back_pages);
 	t->s.now_ms += 5000;
 	watch(t);
 	for (i = 0; i < 2; i++) {
 		t->s.now_ms += 1000;
-		t->s.missed[VBAL_REFAULTED] += owed_pages / 2;
-		t->s.free_pages -= owed_pages / 2;
+		t->s.missed[VBAL_REFAULTED] += returned_pages / 2;
+		t->s.free_pages -= returned_pages / 2;
 		watch(t);
 		KUNIT_EXPECT_EQ(test, t->g.foreign_per_s[VBAL_REFAULTED], 0);
 	}
 	/* All of it is back. */
 	t->s.now_ms += 1000;
-	t->s.missed[VBAL_REFAULTED] += owed_pages / 2;
+	t->s.missed[VBAL_REFAULTED] += returned_pages / 2;
 	watch(t);
 	KUNIT_EXPECT_EQ(test, t->g.foreign_per_s[VBAL_REFAULTED],
-			owed_pages / 2);
+			returned_pages / 2);
 }
 
-/* A stream that is known goes on meanwhile: it is not forgotten for what is owed. */
-static void what_comes_back_anyway_is_not_owed(struct kunit *test)
+/* A stream that is known goes on meanwhile: it is not forgotten for what may return. */
+static void what_comes_back_anyway_returns_nothing(struct kunit *test)
 {
 	struct guard_test *t = test->priv;
 	unsigned int i;
@@ -1545,8 +1545,8 @@ static void what_comes_back_anyway_is_not_owed(struct kunit *test)
 	set_cached(t, MIB(500), MIB(400));
 	ask(t, RAM);
 	t->g.foreign_per_s[VBAL_REFAULTED] = MIB(4);
-	t->g.owed_pages = MIB(100);
-	t->g.owed_at_ms = t->s.now_ms;
+	t->g.returned_pages = MIB(100);
+	t->g.returned_at_ms = t->s.now_ms;
 	t->g.took_cache = false;
 	for (i = 0; i < 8; i++) {
 		t->s.now_ms += 1000;
@@ -2052,7 +2052,7 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(what_comes_back_anyway_ends_no_hold_off),
 	KUNIT_CASE(each_hold_off_has_a_trial_of_its_own),
 	KUNIT_CASE(what_was_given_back_is_not_learned),
-	KUNIT_CASE(what_comes_back_anyway_is_not_owed),
+	KUNIT_CASE(what_comes_back_anyway_returns_nothing),
 	KUNIT_CASE(what_was_given_back_is_forgotten),
 	KUNIT_CASE(oom_does_not_prolong_the_trial),
 	KUNIT_CASE(squeeze_obeys_the_host),
