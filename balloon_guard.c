@@ -716,19 +716,6 @@ static enum vbal_pressure vbal_guard_compare(const struct vbal_guard *g,
 	return misses ? VBAL_PRESSURE_MISSED : VBAL_CALM;
 }
 
-/* How much has come back since @then_ms, beyond what does so anyway. */
-static unsigned long vbal_guard_came_back(const struct vbal_guard *g,
-					  const struct vbal_signals *s,
-					  unsigned long missed_then,
-					  u64 then_ms)
-{
-	u64 age_ms = s->now_ms - min(then_ms, s->now_ms);
-
-	return vbal_beyond(vbal_beyond(s->missed[VBAL_REFAULTED], missed_then),
-			   vbal_rate_count(g->foreign_per_s[VBAL_REFAULTED],
-					   age_ms));
-}
-
 /*
  * What was taken by mistake comes back once, and be it long after it was given back.
  * So much of it may still do so, where @s has been seen.
@@ -739,25 +726,8 @@ static unsigned long vbal_guard_may_return(const struct vbal_guard *g,
 	if (s->now_ms >= g->returned_at_ms + VBAL_RETURN_MS)
 		return 0;
 	return vbal_beyond(g->returned_pages,
-			   vbal_guard_came_back(g, s, g->returned_missed,
-						g->returned_since_ms));
-}
-
-/* So much page cache was given back, and may be read again for that reason. */
-static void vbal_guard_undrop(struct vbal_guard *g,
-			      const struct vbal_signals *s,
-			      unsigned long nr_pages)
-{
-	if (!nr_pages)
-		return;
-	if (!vbal_guard_may_return(g, s)) {
-		g->returned_pages = 0;
-		g->returned_missed = s->missed[VBAL_REFAULTED];
-		g->returned_since_ms = s->now_ms;
-	}
-	g->returned_at_ms = s->now_ms;
-	g->returned_pages += nr_pages;
-	g->dropped_pages -= nr_pages;
+			   vbal_beyond(s->missed[VBAL_REFAULTED],
+				       g->returned_missed));
 }
 
 /* One kind of what comes back: is it the balloon's fault? */
@@ -789,10 +759,14 @@ static bool vbal_guard_on_trial(struct vbal_guard *g,
 				const struct vbal_signals *s)
 {
 	unsigned long again =
-		vbal_guard_came_back(g, s, g->undone_missed, g->undone_at_ms);
+		vbal_beyond(s->missed[VBAL_REFAULTED], g->undone_missed);
 
 	if (!g->undone_pages)
 		return false;
+	/* What comes back anyway proves nothing. */
+	again = vbal_beyond(again,
+			    vbal_rate_count(g->foreign_per_s[VBAL_REFAULTED],
+					    s->now_ms - g->undone_at_ms));
 	if (!g->dropped_pages && again > 2 * g->undone_pages) {
 		g->hold_ms = 0;
 		g->hold_until_ms = s->now_ms;
@@ -884,7 +858,7 @@ static void vbal_guard_count_dropped(struct vbal_guard *g,
 	if (g->granted)
 		g->dropped_pages += vbal_beyond(s->held_pages, g->granted_at);
 	g->granted = false;
-	vbal_guard_undrop(g, s, vbal_beyond(g->dropped_pages, s->held_pages));
+	g->dropped_pages = min(g->dropped_pages, s->held_pages);
 }
 
 /* Takes notice of new signals: judges them and moves the window. */
@@ -1338,6 +1312,21 @@ static unsigned long vbal_guard_owed(struct vbal_guard *g,
 	return min(limit, limit ? vbal_steps_next(&g->give_back, g->total_pages,
 						  s->now_ms) :
 				  0);
+}
+
+/* So much page cache was given back, and may be read again for that reason. */
+static void vbal_guard_undrop(struct vbal_guard *g,
+			      const struct vbal_signals *s,
+			      unsigned long nr_pages)
+{
+	if (!vbal_guard_may_return(g, s)) {
+		g->returned_pages = 0;
+		g->returned_missed = s->missed[VBAL_REFAULTED];
+	}
+	if (nr_pages)
+		g->returned_at_ms = s->now_ms;
+	g->returned_pages += nr_pages;
+	g->dropped_pages -= nr_pages;
 }
 
 /**

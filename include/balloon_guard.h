@@ -193,7 +193,6 @@ struct vbal_steps {
  * @returned_pages: page cache that was taken and given back, and may come back for
  *	that reason; size worker
  * @returned_missed: what had come back when that began; size worker
- * @returned_since_ms: when that was; size worker
  * @returned_at_ms: when it was last given back; size worker
  * @step_pages: page cache to be taken until the next look; size worker
  * @step_end_pages: what the balloon holds when it is used up; size worker
@@ -248,7 +247,6 @@ struct vbal_guard {
 	u64 undone_at_ms;
 	unsigned long returned_pages;
 	unsigned long returned_missed;
-	u64 returned_since_ms;
 	u64 returned_at_ms;
 	unsigned long step_pages;
 	unsigned long step_end_pages;

@@ -1556,52 +1556,6 @@ static void what_comes_back_anyway_returns_nothing(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->g.foreign_per_s[VBAL_REFAULTED], MIB(4));
 }
 
-/* Nor does a stream that is known use up what may return. */
-static void a_stream_does_not_return_for_others(struct kunit *test)
-{
-	struct guard_test *t = test->priv;
-	unsigned long returned_pages;
-	unsigned int i;
-
-	give_back_missed(test, t);
-	returned_pages = t->g.returned_pages;
-	t->g.undone_pages = 0;
-	t->g.foreign_per_s[VBAL_REFAULTED] = returned_pages;
-	for (i = 0; i < 8; i++) {
-		t->s.now_ms += 1000;
-		t->s.missed[VBAL_REFAULTED] += returned_pages;
-		watch(t);
-	}
-	/* Then what was given back is read, too. */
-	t->s.now_ms += 1000;
-	t->s.missed[VBAL_REFAULTED] += 2 * returned_pages;
-	t->s.free_pages -= returned_pages;
-	watch(t);
-	KUNIT_EXPECT_EQ(test, t->g.foreign_per_s[VBAL_REFAULTED],
-			returned_pages);
-}
-
-/* The host took it back, or the OOM notifier: it was dropped all the same. */
-static void what_others_gave_back_may_return(struct kunit *test)
-{
-	struct guard_test *t = test->priv;
-	unsigned long dropped_pages;
-
-	set_missed(test, t);
-	dropped_pages = t->g.dropped_pages;
-	KUNIT_EXPECT_GT(test, dropped_pages, 0);
-	t->s.held_pages = 0;
-	t->s.now_ms += 5000;
-	watch(t);
-	KUNIT_EXPECT_EQ(test, t->g.returned_pages, dropped_pages);
-	t->s.now_ms += 1000;
-	watch(t);
-	t->s.now_ms += 1000;
-	t->s.missed[VBAL_REFAULTED] += dropped_pages;
-	watch(t);
-	KUNIT_EXPECT_EQ(test, t->g.foreign_per_s[VBAL_REFAULTED], 0);
-}
-
 /* What has not come back by then will not. */
 static void what_was_given_back_is_forgotten(struct kunit *test)
 {
@@ -2099,8 +2053,6 @@ static struct kunit_case guard_test_cases[] = {
 	KUNIT_CASE(each_hold_off_has_a_trial_of_its_own),
 	KUNIT_CASE(what_was_given_back_is_not_learned),
 	KUNIT_CASE(what_comes_back_anyway_returns_nothing),
-	KUNIT_CASE(a_stream_does_not_return_for_others),
-	KUNIT_CASE(what_others_gave_back_may_return),
 	KUNIT_CASE(what_was_given_back_is_forgotten),
 	KUNIT_CASE(oom_does_not_prolong_the_trial),
 	KUNIT_CASE(squeeze_obeys_the_host),
