@@ -814,6 +814,9 @@ static unsigned long vbal_oom_deflate(struct vbal_size *size,
 				    vbal_oom_room(size,
 						  nr_freed ? jiffies : end)),
 				end);
+		/* Of what travelled by range the host need not be told. */
+		if (!nr && mode == VBAL_MODE_PFN)
+			nr = vbal_oom_free(size, VBAL_MODE_RANGE, left);
 		if (!nr)
 			break;
 		nr_freed += nr;

@@ -312,6 +312,33 @@ static void oom_by_pfn_tells_the_host(struct kunit *test)
 					  FRAMES_64M - freed));
 }
 
+/* The last step is not read yet, so no more can be told; some needs no word. */
+static void oom_by_range_where_pfns_wait(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, RANGE);
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_size *size = &vb->size;
+	const unsigned long piece = FRAMES_2M / 2;
+	unsigned long first, second;
+
+	test_resize_to(test, piece);
+	WRITE_ONCE(size->ranges, false);
+	test_resize_to(test, piece + FRAMES_2M);
+	test_resize_to(test, piece + 2 * FRAMES_2M);
+	cancel_delayed_work_sync(&size->work);
+	fake_host_set_budget(h, FAKE_DEFLATE, 0);
+	mutex_lock(&size->oom_lock);
+	mutex_lock(&size->move.lock);
+	first = vbal_oom_deflate(size, FRAMES_2M, jiffies);
+	second = vbal_oom_deflate(size, FRAMES_2M, jiffies);
+	mutex_unlock(&size->move.lock);
+	mutex_unlock(&size->oom_lock);
+	KUNIT_EXPECT_EQ(test, first, (unsigned long)FRAMES_2M);
+	KUNIT_EXPECT_EQ(test, second, piece);
+	fake_host_speak(h);
+	test_resize_to(test, 0);
+}
+
 static void oom_with_must_tell_host_and_silence(struct kunit *test)
 {
 	struct fake_host *h =
@@ -1137,6 +1164,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(oom_with_nothing_held_yet_holds_off),
 	KUNIT_CASE(oom_gives_back_no_more_than_is_asked),
 	KUNIT_CASE(oom_by_pfn_tells_the_host),
+	KUNIT_CASE(oom_by_range_where_pfns_wait),
 	KUNIT_CASE(oom_with_must_tell_host_and_silence),
 	KUNIT_CASE(oom_step_that_cannot_be_sent_holds_nobody_up),
 	KUNIT_CASE(oom_waits_for_who_picks_pages),
