@@ -759,13 +759,16 @@ static unsigned long vbal_oom_room(struct vbal_size *size, unsigned long end)
 	}
 }
 
+/* @room_end: so long a place in the ring is waited for; @end: and for the answer. */
 static unsigned long vbal_oom_deflate_pfn(struct vbal_size *size,
 					  unsigned long nr_pages,
+					  unsigned long room_end,
 					  unsigned long end)
 {
 	struct vbal_batch *batch = size->oom_batch;
 	unsigned long nr_freed;
 
+	nr_pages = min(nr_pages, vbal_oom_room(size, room_end));
 	if (!vbal_pages_pick(&size->pages, VBAL_MODE_PFN, nr_pages,
 			     &batch->blocks))
 		return 0;
@@ -802,21 +805,17 @@ static unsigned long vbal_oom_deflate(struct vbal_size *size,
 		unsigned long left =
 			min(nr_pages - nr_freed, VBAL_FREE_STEP_PAGES);
 		enum vbal_mode mode = vbal_pages_choose(&size->pages, left);
-		unsigned long nr;
+		unsigned long nr = 0;
 
-		if (dead || mode == VBAL_MODE_RANGE)
-			nr = vbal_oom_free(size, mode, left);
-		else
-			/* For the first step the host is waited for. */
+		if (mode == VBAL_MODE_PFN && !dead) {
+			/* Only the first step waits for a place in the ring. */
 			nr = vbal_oom_deflate_pfn(
-				size,
-				min(left,
-				    vbal_oom_room(size,
-						  nr_freed ? jiffies : end)),
-				end);
-		/* Of what travelled by range the host need not be told. */
-		if (!nr && mode == VBAL_MODE_PFN)
-			nr = vbal_oom_free(size, VBAL_MODE_RANGE, left);
+				size, left, nr_freed ? jiffies : end, end);
+			/* Of what travelled by range the host need not be told. */
+			mode = VBAL_MODE_RANGE;
+		}
+		if (!nr)
+			nr = vbal_oom_free(size, mode, left);
 		if (!nr)
 			break;
 		nr_freed += nr;
