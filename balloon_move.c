@@ -5,8 +5,9 @@
  *
  * That waits for nobody. The old page is the guest's as soon as the deflate
  * queue has it, and the new one is nobody's: only before it is given back again
- * does the host have to have seen it, and vbal_move_wait() is for that. With
- * MUST_TELL_HOST the host is asked first: then a page moves only for those who
+ * does the host have to have seen it. Until then vbal_move_withhold() keeps it,
+ * and vbal_move_wait() is for who finds nothing else. With MUST_TELL_HOST the host
+ * is asked first: then a page moves only for those who
  * can wait. And who needs just this page gone (MIGRATE_SYNC: a page of 1 GiB, CMA,
  * memory going offline) would try ten times within microseconds, and give up the
  * area; so it is kept a moment while too much is on its way.
@@ -61,7 +62,7 @@ static bool vbal_move_may_give(struct vbal_move *move, struct page *newpage)
 }
 
 /* A page that has just moved in must not leave before the host has it. */
-static bool vbal_move_may_take(struct vbal_move *move, struct page *page)
+static bool vbal_move_may_leave(struct vbal_move *move, struct page *page)
 {
 	unsigned int i;
 
@@ -155,7 +156,7 @@ static int vbal_move_exchange(struct vbal_move *move, enum vbal_mode mode,
 	vbal_move_reap(move);
 	slot = vbal_move_free_slot(move);
 	if (!slot || !vbal_move_may_give(move, newpage) ||
-	    !vbal_move_may_take(move, page))
+	    !vbal_move_may_leave(move, page))
 		return -EAGAIN;
 	slot->new_pfn = page_to_pfn(newpage);
 	if (mode == VBAL_MODE_RANGE)
@@ -216,7 +217,7 @@ static int vbal_move_page(struct vbal_pages *vp, enum vbal_mode mode,
 			  enum migrate_mode how)
 {
 	u64 end_ms = vbal_now_ms() + VBAL_MOVE_WAIT_MS;
-	struct vbal_move *move = vp->migrate_arg;
+	struct vbal_move *move = vp->move_arg;
 	int ret;
 
 	if (vbal_wire_has(move->wire, VIRTIO_BALLOON_F_MUST_TELL_HOST) &&
@@ -228,6 +229,32 @@ static int vbal_move_page(struct vbal_pages *vp, enum vbal_mode mode,
 	       vbal_life_is_up(&move->wire->life) &&
 	       vbal_move_pause(move, mode, end_ms));
 	return ret ? -EAGAIN : 0;
+}
+
+static bool vbal_move_all_given(struct vbal_move *move)
+{
+	unsigned int i;
+
+	for (i = 0; i < VBAL_NR_MOVES; i++)
+		if (!vbal_token_done(&move->slot[i].give))
+			return false;
+	return true;
+}
+
+/* Of @pages, which are about to leave, those that must not go to @kept. */
+static void vbal_move_withhold(struct vbal_pages *vp, struct list_head *pages,
+			       struct list_head *kept)
+{
+	struct vbal_move *move = vp->move_arg;
+	struct page *page, *next;
+
+	if (vbal_life_is_over(&move->wire->life) || vbal_move_all_given(move))
+		return;
+	lockdep_assert_held(&move->lock);
+	vbal_move_reap(move);
+	list_for_each_entry_safe(page, next, pages, lru)
+		if (!vbal_move_may_leave(move, page))
+			list_move(&page->lru, kept);
 }
 
 /**
@@ -244,33 +271,8 @@ void vbal_move_init(struct vbal_move *move, struct vbal_wire *wire,
 	move->wire = wire;
 	mutex_init(&move->lock);
 	vp->migrate = vbal_move_page;
-	vp->migrate_arg = move;
-}
-
-static bool vbal_move_all_given(struct vbal_move *move)
-{
-	unsigned int i;
-
-	for (i = 0; i < VBAL_NR_MOVES; i++)
-		if (!vbal_token_done(&move->slot[i].give))
-			return false;
-	return true;
-}
-
-/**
- * vbal_move_done() - has the host seen all pages that moved in
- * @move: the moves
- *
- * Context: OOM notifier, with @move->lock held; does not sleep.
- * Return: true if any held page may be picked.
- */
-bool vbal_move_done(struct vbal_move *move)
-{
-	lockdep_assert_held(&move->lock);
-	if (vbal_life_is_over(&move->wire->life) || vbal_move_all_given(move))
-		return true;
-	vbal_move_reap(move);
-	return vbal_move_all_given(move);
+	vp->withhold = vbal_move_withhold;
+	vp->move_arg = move;
 }
 
 static bool vbal_move_given(struct vbal_vq *q, void *arg)
@@ -278,11 +280,27 @@ static bool vbal_move_given(struct vbal_vq *q, void *arg)
 	return vbal_token_done(arg);
 }
 
+/* The queue in which the host has still to see a new page, or NULL. */
+static struct vbal_vq *vbal_move_giving(struct vbal_move *move,
+					const struct vbal_move_slot *slot)
+{
+	struct vbal_vq *q = NULL;
+
+	mutex_lock(&move->lock);
+	if (!vbal_token_done(&slot->give))
+		q = slot->give_q;
+	mutex_unlock(&move->lock);
+	return q;
+}
+
 /**
- * vbal_move_wait() - wait until the host has seen all pages that moved in
+ * vbal_move_wait() - wait until the host has seen the pages that moved in
  * @move: the moves
  *
- * Context: Process context, with @move->lock held: none begins meanwhile.
+ * Others may move meanwhile, and nobody is kept from giving pages back: it is
+ * over when each move has been done once.
+ *
+ * Context: Size worker, without @move->lock.
  * Return: 0, or -EIO as from vbal_vq_wait().
  */
 int vbal_move_wait(struct vbal_move *move)
@@ -290,13 +308,12 @@ int vbal_move_wait(struct vbal_move *move)
 	unsigned int i;
 	int ret = 0;
 
-	lockdep_assert_held(&move->lock);
 	for (i = 0; !ret && i < VBAL_NR_MOVES; i++) {
 		struct vbal_move_slot *slot = &move->slot[i];
+		struct vbal_vq *q = vbal_move_giving(move, slot);
 
-		if (!vbal_token_done(&slot->give))
-			ret = vbal_vq_wait(slot->give_q, vbal_move_given,
-					   &slot->give);
+		if (q)
+			ret = vbal_vq_wait(q, vbal_move_given, &slot->give);
 	}
 	return ret;
 }

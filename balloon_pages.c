@@ -120,6 +120,7 @@ void vbal_pages_init(struct vbal_pages *vp, bool adjust_managed)
 		bag->mode = mode;
 		for (order = 0; order < VBAL_NR_ORDERS; order++)
 			INIT_LIST_HEAD(&bag->blocks[order]);
+		INIT_LIST_HEAD(&bag->kept);
 		balloon_devinfo_init(&bag->singles);
 		bag->singles.migratepage = vbal_pages_migrate;
 	}
@@ -665,7 +666,51 @@ static unsigned long vbal_blocks_join_first(struct vbal_pages *vp,
 	return 1UL << order;
 }
 
-/* Isolated pages are missed: fewer than @nr_pages may come. */
+static unsigned long vbal_bag_take_singles(struct vbal_bag *bag,
+					   unsigned long nr_pages,
+					   struct list_head *pages)
+{
+	unsigned long nr = 0;
+
+	nr_pages = min(nr_pages, VBAL_CORE_CHUNK_PAGES);
+	while (nr < nr_pages && !list_empty(&bag->kept)) {
+		list_move_tail(bag->kept.next, pages);
+		nr++;
+	}
+	return nr ?: balloon_page_list_dequeue(&bag->singles, pages, nr_pages);
+}
+
+/*
+ * What was taken from the core and has to stay can move again: unless somebody has
+ * a reference, who still takes it for the core's and may hold its lock, which the
+ * core does not expect. The core counts what it gets once more.
+ */
+static void vbal_bag_keep(struct vbal_bag *bag, struct list_head *kept)
+{
+	struct page *page, *next;
+	LIST_HEAD(pages);
+	long nr = 0;
+
+	list_for_each_entry_safe(page, next, kept, lru) {
+		if (!page_ref_freeze(page, 1))
+			continue;
+		page->mapping = NULL;
+		page_ref_unfreeze(page, 1);
+		list_move_tail(&page->lru, &pages);
+		nr++;
+	}
+	list_splice(kept, &bag->kept);
+	if (!nr)
+		return;
+	balloon_page_list_enqueue(&bag->singles, &pages);
+	count_vm_events(BALLOON_INFLATE, -nr);
+	count_vm_events(BALLOON_DEFLATE, -nr);
+}
+
+/*
+ * Isolated pages are missed, and those that the host has not yet seen: fewer than
+ * @nr_pages may come.
+ */
 static unsigned long vbal_bag_pick_singles(struct vbal_pages *vp,
 					   struct vbal_bag *bag,
 					   unsigned long nr_pages,
@@ -673,17 +718,18 @@ static unsigned long vbal_bag_pick_singles(struct vbal_pages *vp,
 {
 	unsigned long nr_picked = 0, nr;
 	LIST_HEAD(pages);
+	LIST_HEAD(kept);
 
 	do {
-		nr = balloon_page_list_dequeue(&bag->singles, &pages,
-					       min(nr_pages - nr_picked,
-						   VBAL_CORE_CHUNK_PAGES));
-		atomic_long_sub(nr, &bag->nr_singles);
-		nr_picked += nr;
+		nr = vbal_bag_take_singles(bag, nr_pages - nr_picked, &pages);
+		if (vp->withhold)
+			vp->withhold(vp, &pages, &kept);
 		while (!list_empty(&pages))
-			vbal_blocks_join_first(vp, out, &pages);
+			nr_picked += vbal_blocks_join_first(vp, out, &pages);
 		cond_resched();
 	} while (nr && nr_picked < nr_pages);
+	atomic_long_sub(nr_picked, &bag->nr_singles);
+	vbal_bag_keep(bag, &kept);
 	return nr_picked;
 }
 
@@ -788,6 +834,21 @@ static bool vbal_bag_has_single(struct vbal_bag *bag)
 }
 
 /**
+ * vbal_pages_has() - can anything of a mode be picked
+ * @vp: the pages
+ * @mode: the mode
+ *
+ * Context: Any.
+ * Return: whether; pages that the host has still to see are not known here.
+ */
+bool vbal_pages_has(struct vbal_pages *vp, enum vbal_mode mode)
+{
+	struct vbal_bag *bag = &vp->bag[mode];
+
+	return vbal_bag_has_block(bag, ULONG_MAX) || vbal_bag_has_single(bag);
+}
+
+/**
  * vbal_pages_choose() - from which bag to give back
  * @vp: the pages
  * @nr_pages: how much is to go
@@ -827,7 +888,7 @@ enum vbal_mode vbal_pages_choose(struct vbal_pages *vp, unsigned long nr_pages)
  *
  * Context: Size worker, OOM notifier. Allocates nothing.
  * Return: pages added to @out. Fewer than @nr_pages when the bag has no more,
- *	or while compaction has pages isolated.
+ *	while compaction has pages isolated, or the host has still to see some.
  */
 unsigned long vbal_pages_pick(struct vbal_pages *vp, enum vbal_mode mode,
 			      unsigned long nr_pages, struct vbal_blocks *out)

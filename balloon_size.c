@@ -353,18 +353,16 @@ static int vbal_inflate(struct vbal_size *size, unsigned long want_pages,
 	return ret ?: 1;
 }
 
-/* A page that compaction has just put in is the host's until it says so. */
+/* Not in the midst of a move: whose is the page then? */
 static int vbal_pick(struct vbal_size *size, enum vbal_mode mode,
 		     unsigned long nr_pages, struct vbal_blocks *out)
 {
-	int ret;
+	unsigned long nr_picked;
 
 	mutex_lock(&size->move.lock);
-	ret = vbal_move_wait(&size->move);
-	if (!ret && !vbal_pages_pick(&size->pages, mode, nr_pages, out))
-		ret = -EBUSY;
+	nr_picked = vbal_pages_pick(&size->pages, mode, nr_pages, out);
 	mutex_unlock(&size->move.lock);
-	return ret;
+	return nr_picked ? 0 : -EBUSY;
 }
 
 /* Blocks that travelled by range go back without a word. */
@@ -415,11 +413,27 @@ static int vbal_deflate_pfn(struct vbal_size *size, unsigned long nr_pages)
 	return ret ?: 1;
 }
 
-static int vbal_deflate(struct vbal_size *size, unsigned long nr_pages)
+static int vbal_deflate_by(struct vbal_size *size, enum vbal_mode mode,
+			   unsigned long nr_pages)
 {
-	if (vbal_pages_choose(&size->pages, nr_pages) == VBAL_MODE_RANGE)
+	if (mode == VBAL_MODE_RANGE)
 		return vbal_deflate_range(size, nr_pages);
 	return vbal_deflate_pfn(size, nr_pages);
+}
+
+/* What has just moved in is waited for only where there is nothing else. */
+static int vbal_deflate(struct vbal_size *size, unsigned long nr_pages)
+{
+	enum vbal_mode mode = vbal_pages_choose(&size->pages, nr_pages);
+	enum vbal_mode other = vbal_other_mode(mode);
+	int ret;
+
+	ret = vbal_deflate_by(size, mode, nr_pages);
+	if (ret == -EBUSY && vbal_pages_has(&size->pages, other))
+		ret = vbal_deflate_by(size, other, nr_pages);
+	if (ret == -EBUSY)
+		ret = vbal_move_wait(&size->move) ?: -EBUSY;
+	return ret;
 }
 
 /* The target in pages. A host that asks for more than there is gets it all. */
@@ -741,34 +755,25 @@ static bool vbal_oom_wait(struct vbal_size *size, unsigned long end)
 }
 
 /* Pages that can be told of now: the last have to be read first, and the ring may be full. */
-static unsigned long vbal_oom_room(struct vbal_size *size, unsigned long end)
+static unsigned long vbal_oom_room(struct vbal_size *size)
 {
 	struct vbal_batch *batch = size->oom_batch;
-	unsigned long nr_pages;
 
-	for (;;) {
-		vbal_oom_finish_locked(size);
-		nr_pages = 0;
-		if (!batch->blocks.nr_pages &&
-		    vbal_wire_done(size->wire, batch))
-			nr_pages = vbal_wire_free_pfns(size->wire, batch,
-						       VBAL_VQ_DEFLATE) /
-				   VBAL_FRAMES_PER_PAGE;
-		if (nr_pages || !vbal_oom_pause(end))
-			return nr_pages;
-	}
+	vbal_oom_finish_locked(size);
+	if (batch->blocks.nr_pages || !vbal_wire_done(size->wire, batch))
+		return 0;
+	return vbal_wire_free_pfns(size->wire, batch, VBAL_VQ_DEFLATE) /
+	       VBAL_FRAMES_PER_PAGE;
 }
 
-/* @room_end: so long a place in the ring is waited for; @end: and for the answer. */
 static unsigned long vbal_oom_deflate_pfn(struct vbal_size *size,
 					  unsigned long nr_pages,
-					  unsigned long room_end,
 					  unsigned long end)
 {
 	struct vbal_batch *batch = size->oom_batch;
 	unsigned long nr_freed;
 
-	nr_pages = min(nr_pages, vbal_oom_room(size, room_end));
+	nr_pages = min(nr_pages, vbal_oom_room(size));
 	if (!vbal_pages_pick(&size->pages, VBAL_MODE_PFN, nr_pages,
 			     &batch->blocks))
 		return 0;
@@ -795,27 +800,32 @@ static unsigned long vbal_oom_free(struct vbal_size *size, enum vbal_mode mode,
 	return nr_freed;
 }
 
+static unsigned long vbal_oom_deflate_by(struct vbal_size *size,
+					 enum vbal_mode mode,
+					 unsigned long nr_pages,
+					 unsigned long end)
+{
+	if (mode == VBAL_MODE_PFN && !vbal_life_is_over(&size->wire->life))
+		return vbal_oom_deflate_pfn(size, nr_pages, end);
+	return vbal_oom_free(size, mode, nr_pages);
+}
+
+/* Waits for nothing but the answer that MUST_TELL_HOST asks for, until @end. */
 static unsigned long vbal_oom_deflate(struct vbal_size *size,
 				      unsigned long nr_pages, unsigned long end)
 {
-	bool dead = vbal_life_is_over(&size->wire->life);
 	unsigned long nr_freed = 0;
 
 	while (nr_freed < nr_pages) {
 		unsigned long left =
 			min(nr_pages - nr_freed, VBAL_FREE_STEP_PAGES);
 		enum vbal_mode mode = vbal_pages_choose(&size->pages, left);
-		unsigned long nr = 0;
+		unsigned long nr;
 
-		if (mode == VBAL_MODE_PFN && !dead) {
-			/* Only the first step waits for a place in the ring. */
-			nr = vbal_oom_deflate_pfn(
-				size, left, nr_freed ? jiffies : end, end);
-			/* Of what travelled by range the host need not be told. */
-			mode = VBAL_MODE_RANGE;
-		}
+		nr = vbal_oom_deflate_by(size, mode, left, end);
 		if (!nr)
-			nr = vbal_oom_free(size, mode, left);
+			nr = vbal_oom_deflate_by(size, vbal_other_mode(mode),
+						 left, end);
 		if (!nr)
 			break;
 		nr_freed += nr;
@@ -841,38 +851,31 @@ static bool vbal_oom_may_give(struct vbal_size *size)
 }
 
 /*
- * The size worker may be picking pages, and of a page that has just moved it
- * cannot be said whose it is: both are over in a moment.
+ * The size worker may be picking pages, the deflate queue may be full, and a page
+ * that has just moved in may be the last: for a moment, and that is waited for
+ * where nothing else can go.
  */
-static bool vbal_oom_stop_moves(struct vbal_size *size, unsigned long end)
-{
-	bool stopped = false;
-
-	WRITE_ONCE(size->move.wanted, true);
-	do {
-		if (!mutex_trylock(&size->move.lock))
-			continue;
-		stopped = vbal_move_done(&size->move);
-		if (!stopped)
-			mutex_unlock(&size->move.lock);
-	} while (!stopped && vbal_oom_pause(end));
-	WRITE_ONCE(size->move.wanted, false);
-	return stopped;
-}
-
 static unsigned long vbal_oom_relieve(struct vbal_size *size, u64 now_ms)
 {
 	unsigned long end = jiffies + msecs_to_jiffies(vbal_oom_wait_ms);
-	unsigned long nr_pages = 0;
+	unsigned long nr_pages = 0, step = 0;
 
 	while (!mutex_trylock(&size->oom_lock))
 		if (!vbal_oom_pause(end))
 			return 0;
-	if (vbal_oom_may_give(size) && vbal_oom_stop_moves(size, end)) {
-		nr_pages = vbal_oom_deflate(
-			size, vbal_guard_oom_step(&size->guard, now_ms), end);
+	WRITE_ONCE(size->move.wanted, true);
+	do {
+		if (!vbal_oom_may_give(size))
+			break;
+		if (!mutex_trylock(&size->move.lock))
+			continue;
+		if (!step)
+			step = vbal_guard_oom_step(&size->guard, now_ms);
+		nr_pages = vbal_oom_deflate(size, step, end);
 		mutex_unlock(&size->move.lock);
-	}
+	} while (!nr_pages && vbal_pages_held(&size->pages) &&
+		 vbal_oom_pause(end));
+	WRITE_ONCE(size->move.wanted, false);
 	mutex_unlock(&size->oom_lock);
 	return nr_pages;
 }

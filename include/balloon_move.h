@@ -49,7 +49,6 @@ struct vbal_move {
 
 void vbal_move_init(struct vbal_move *move, struct vbal_wire *wire,
 		    struct vbal_pages *vp);
-bool vbal_move_done(struct vbal_move *move);
 int __must_check vbal_move_wait(struct vbal_move *move);
 void vbal_move_release(struct vbal_move *move);
 

@@ -37,6 +37,11 @@ enum vbal_mode {
 	VBAL_NR_MODES,
 };
 
+static inline enum vbal_mode vbal_other_mode(enum vbal_mode mode)
+{
+	return mode == VBAL_MODE_PFN ? VBAL_MODE_RANGE : VBAL_MODE_PFN;
+}
+
 /**
  * struct vbal_blocks - blocks on their way, owned by whoever has the struct
  * @list: first pages of the blocks, by page->lru; page_private() is the order
@@ -56,14 +61,17 @@ struct vbal_blocks {
  * @nr_blocks: entries of each of @blocks; under vbal_pages.lock
  * @singles: single pages, kept by the kernel's balloon core so that they can
  *	make way for others; the core's lock
- * @nr_singles: pages in @singles, isolated ones included; atomic, because
- *	the core moves pages under its own lock
+ * @kept: single pages that the core did not get back, and that cannot move: they
+ *	are picked before its own. Who picks
+ * @nr_singles: pages in @singles and @kept, isolated ones included; atomic,
+ *	because the core moves pages under its own lock
  */
 struct vbal_bag {
 	enum vbal_mode mode;
 	struct list_head blocks[VBAL_NR_ORDERS];
 	unsigned long nr_blocks[VBAL_NR_ORDERS];
 	struct balloon_dev_info singles;
+	struct list_head kept;
 	atomic_long_t nr_singles;
 };
 
@@ -78,7 +86,10 @@ struct vbal_bag {
  *	Only with MIGRATE_SYNC it waits for a host that has too much to do; with
  *	MUST_TELL_HOST also with MIGRATE_SYNC_LIGHT. 0, or -EAGAIN: not now, or
  *	not without waiting. Constant
- * @migrate_arg: for @migrate
+ * @withhold: moves those of the first list, single pages that are about to leave,
+ *	to the second that have to stay: the host has not yet seen that they moved
+ *	in. Constant
+ * @move_arg: for @migrate and @withhold
  * @adjust_managed: ballooned pages leave MemTotal (DEFLATE_ON_OOM not
  *	negotiated); constant after probe
  * @reclaim: what reclaim makes free for the balloon; size worker
@@ -100,7 +111,9 @@ struct vbal_pages {
 	int (*migrate)(struct vbal_pages *vp, enum vbal_mode mode,
 		       struct page *newpage, struct page *page,
 		       enum migrate_mode how);
-	void *migrate_arg;
+	void (*withhold)(struct vbal_pages *vp, struct list_head *pages,
+			 struct list_head *kept);
+	void *move_arg;
 	struct vbal_bag bag[VBAL_NR_MODES];
 	spinlock_t lock;
 	atomic_long_t nr_held;
@@ -168,6 +181,7 @@ void vbal_pages_hold(struct vbal_pages *vp, struct vbal_blocks *in,
 		     enum vbal_mode mode);
 unsigned long vbal_pages_settle(struct vbal_pages *vp, unsigned long nr_pages);
 void vbal_pages_set_offlining(struct vbal_pages *vp, bool on);
+bool vbal_pages_has(struct vbal_pages *vp, enum vbal_mode mode);
 enum vbal_mode vbal_pages_choose(struct vbal_pages *vp, unsigned long nr_pages);
 unsigned long vbal_pages_pick(struct vbal_pages *vp, enum vbal_mode mode,
 			      unsigned long nr_pages, struct vbal_blocks *out);

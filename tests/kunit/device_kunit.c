@@ -856,12 +856,13 @@ static void oom_begin(struct kunit *test, struct oom_task *task,
 {
 	/* Its patience must outlast whatever else this machine does. */
 	task->wait_ms = vbal_oom_wait_ms;
-	vbal_oom_wait_ms = 60000;
+	vbal_oom_wait_ms = 600000;
 	task->vb = vb;
 	task->freed = 0;
 	INIT_WORK_ONSTACK(&task->work, oom_task_fn);
 	queue_work(system_long_wq, &task->work);
-	KUNIT_EXPECT_TRUE(test, fake_wait(mutex_is_locked(&vb->size.oom_lock)));
+	KUNIT_EXPECT_TRUE(test, fake_wait(mutex_is_locked(&vb->size.oom_lock) ||
+					  !work_busy(&task->work)));
 }
 
 static unsigned long oom_end(struct oom_task *task)
@@ -905,12 +906,14 @@ static void oom_step_that_cannot_be_sent_holds_nobody_up(struct kunit *test)
 }
 
 /*
- * A page that compaction has moved in is the host's only once it says so. Until then
- * no other moves, or this would never end.
+ * A page that compaction has moved in is the host's only once it says so: all but
+ * that one go back at once, and for that one the host is waited for. Until then no
+ * other moves, or this would never end.
  */
 static void oom_waits_for_a_page_that_moves(struct kunit *test)
 {
-	struct fake_host *h = test_host(test, PFN | F(DEFLATE_ON_OOM));
+	const struct migration_case *c = test->param_value;
+	struct fake_host *h = test_host(test, c->features | F(DEFLATE_ON_OOM));
 	struct vbal_dev *vb = test_plug_bound(test);
 	struct page *newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
 	struct vbal_move *move = &vb->size.move;
@@ -918,14 +921,81 @@ static void oom_waits_for_a_page_that_moves(struct kunit *test)
 
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, newpage);
 	test_resize_to(test, 15);
+	cancel_delayed_work_sync(&vb->size.work);
 	fake_host_set_budget(h, FAKE_INFLATE, 0);
-	KUNIT_EXPECT_EQ(test, exchange(vb, VBAL_MODE_PFN, newpage), 0);
+	fake_host_set_budget(h, FAKE_REPORT, 0);
+	KUNIT_EXPECT_EQ(test, exchange(vb, c->mode, newpage), 0);
 	put_page(newpage);
+	oom_begin(test, &task, vb);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!work_busy(&task.work)));
+	KUNIT_EXPECT_EQ(test, oom_end(&task), 14UL);
+	KUNIT_EXPECT_TRUE(test, PageOffline(newpage));
+	KUNIT_EXPECT_EQ(test, page_count(newpage), 1);
 	oom_begin(test, &task, vb);
 	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(move->wanted)));
 	fake_host_speak(h);
-	KUNIT_EXPECT_EQ(test, oom_end(&task), 15UL);
+	KUNIT_EXPECT_EQ(test, oom_end(&task), 1UL);
 	KUNIT_EXPECT_FALSE(test, READ_ONCE(move->wanted));
+}
+
+/* The size worker waits for the host, and not with what others need in its hands. */
+static void oom_beside_a_worker_that_waits(struct kunit *test)
+{
+	const struct migration_case *c = test->param_value;
+	struct fake_host *h = test_host(test, c->features | F(DEFLATE_ON_OOM));
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct page *newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
+	unsigned long freed = 0;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, newpage);
+	test_resize_to(test, 15);
+	fake_host_set_budget(h, FAKE_INFLATE, 0);
+	fake_host_set_budget(h, FAKE_REPORT, 0);
+	KUNIT_EXPECT_EQ(test, exchange(vb, c->mode, newpage), 0);
+	put_page(newpage);
+	fake_host_set_target(h, 4);
+	test_expect_actual(test, 4);
+	fake_host_set_target(h, 0);
+	KUNIT_EXPECT_TRUE(test, fake_wait(test_sleeps(
+					&vb->wire.q[c->mode == VBAL_MODE_RANGE ?
+							    VBAL_VQ_REPORT :
+							    VBAL_VQ_INFLATE])));
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages), 1UL);
+	KUNIT_EXPECT_TRUE(test, mutex_trylock(&vb->size.move.lock));
+	mutex_unlock(&vb->size.move.lock);
+	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
+	KUNIT_EXPECT_EQ(test, freed, 0UL);
+	fake_host_speak(h);
+	test_expect_actual(test, 0);
+}
+
+/* What can go without a word does not wait for a deflate queue that is full. */
+static void oom_by_range_before_pfns_that_wait(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, RANGE | F(DEFLATE_ON_OOM));
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_size *size = &vb->size;
+	const unsigned long piece = FRAMES_2M / 2;
+	struct oom_task task;
+	unsigned long freed;
+
+	test_resize_to(test, piece);
+	WRITE_ONCE(size->ranges, false);
+	test_resize_to(test, piece + FRAMES_2M);
+	test_resize_to(test, piece + 2 * FRAMES_2M);
+	cancel_delayed_work_sync(&size->work);
+	fake_host_set_budget(h, FAKE_DEFLATE, 0);
+	mutex_lock(&size->oom_lock);
+	mutex_lock(&size->move.lock);
+	freed = vbal_oom_deflate(size, FRAMES_2M, jiffies);
+	mutex_unlock(&size->move.lock);
+	mutex_unlock(&size->oom_lock);
+	KUNIT_EXPECT_EQ(test, freed, (unsigned long)FRAMES_2M);
+	oom_begin(test, &task, vb);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!work_busy(&task.work)));
+	KUNIT_EXPECT_EQ(test, oom_end(&task), piece);
+	fake_host_speak(h);
+	test_resize_to(test, 0);
 }
 
 /* The host has not yet read of the last step: that is no reason to kill. */
@@ -1168,7 +1238,9 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(oom_with_must_tell_host_and_silence),
 	KUNIT_CASE(oom_step_that_cannot_be_sent_holds_nobody_up),
 	KUNIT_CASE(oom_waits_for_who_picks_pages),
-	KUNIT_CASE(oom_waits_for_a_page_that_moves),
+	KUNIT_CASE_PARAM(oom_waits_for_a_page_that_moves, migration_gen_params),
+	KUNIT_CASE_PARAM(oom_beside_a_worker_that_waits, migration_gen_params),
+	KUNIT_CASE(oom_by_range_before_pfns_that_wait),
 	KUNIT_CASE(oom_waits_for_the_last_step),
 	KUNIT_CASE(oom_counts_what_others_free),
 	KUNIT_CASE(freeze_and_restore_come_back_to_the_target),

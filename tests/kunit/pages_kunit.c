@@ -341,6 +341,79 @@ static void settled_page_that_is_seen_is_not_lost(struct kunit *test)
 	put_page(seen);
 }
 
+/* Of a page that has just moved in: the first of @pages, whichever it is. */
+static void withhold_first(struct vbal_pages *vp, struct list_head *pages,
+			   struct list_head *kept)
+{
+	if (!list_empty(pages) && list_empty(kept))
+		list_move(pages->next, kept);
+}
+
+/* It can move all the same, and counts as held. */
+static void pick_leaves_what_has_to_stay(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	struct vbal_bag *bag = &t->vp.bag[VBAL_MODE_PFN];
+
+	hold(test, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_MODE_PFN);
+	vbal_pages_settle(&t->vp, ULONG_MAX);
+	t->vp.withhold = withhold_first;
+	KUNIT_EXPECT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, 2 * BLOCK_PAGES,
+					&t->blocks),
+			BLOCK_PAGES - 1);
+	vbal_pages_free(&t->vp, &t->blocks);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&t->vp), 1UL);
+	KUNIT_EXPECT_TRUE(test, list_is_singular(&bag->singles.pages));
+	KUNIT_EXPECT_TRUE(test, list_empty(&bag->kept));
+	KUNIT_EXPECT_TRUE(test,
+			  PageOffline(list_first_entry(&bag->singles.pages,
+						       struct page, lru)));
+	KUNIT_EXPECT_TRUE(test, vbal_pages_has(&t->vp, VBAL_MODE_PFN));
+	KUNIT_EXPECT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, 1, &t->blocks),
+			0UL);
+	t->vp.withhold = NULL;
+	KUNIT_EXPECT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, 1, &t->blocks),
+			1UL);
+	KUNIT_EXPECT_FALSE(test, vbal_pages_has(&t->vp, VBAL_MODE_PFN));
+	vbal_pages_free(&t->vp, &t->blocks);
+}
+
+/* Who has a reference may have its lock: the core would not have it back. */
+static void pick_keeps_what_somebody_looks_at(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	struct vbal_bag *bag = &t->vp.bag[VBAL_MODE_PFN];
+	struct page *seen;
+
+	hold(test, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_MODE_PFN);
+	vbal_pages_settle(&t->vp, ULONG_MAX);
+	seen = list_first_entry(&bag->singles.pages, struct page, lru);
+	get_page(seen);
+	t->vp.withhold = withhold_first;
+	KUNIT_EXPECT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, 1, &t->blocks),
+			1UL);
+	vbal_pages_free(&t->vp, &t->blocks);
+	lock_page(seen);
+	KUNIT_EXPECT_PTR_EQ(
+		test, list_first_entry_or_null(&bag->kept, struct page, lru),
+		seen);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&bag->nr_singles),
+			(long)BLOCK_PAGES - 1);
+	t->vp.withhold = NULL;
+	KUNIT_EXPECT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, 1, &t->blocks),
+			1UL);
+	KUNIT_EXPECT_TRUE(test, list_empty(&bag->kept));
+	vbal_pages_free(&t->vp, &t->blocks);
+	unlock_page(seen);
+	KUNIT_EXPECT_EQ(test, page_count(seen), 1);
+	put_page(seen);
+}
+
 /* Nothing stands in the way of memory that goes offline. */
 static void offlining_leaves_nothing_whole(struct kunit *test)
 {
@@ -836,6 +909,8 @@ static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(pick_from_an_empty_bag),
 	KUNIT_CASE(settled_blocks_come_back_whole),
 	KUNIT_CASE(settled_page_that_is_seen_is_not_lost),
+	KUNIT_CASE(pick_leaves_what_has_to_stay),
+	KUNIT_CASE(pick_keeps_what_somebody_looks_at),
 	KUNIT_CASE(offlining_leaves_nothing_whole),
 	KUNIT_CASE(offlining_has_nothing_joined),
 	KUNIT_CASE(choose_takes_ranges_before_pfns),

@@ -144,7 +144,6 @@ bool sleeping;
 #define batches_in(q) (on_way(0, q) || on_way(1, q) || on_way(OOM_BUF, q))
 #define in_flight(q) (batches_in(q) || on_way(GIVE0, q) || on_way(GIVE1, q) || \
 		      on_way(TAKE0, q) || on_way(TAKE1, q) || on_way(REPORT_BUF, q))
-#define all_given (!sent[GIVE0] && !sent[GIVE1])
 
 /* ================= the host ================= */
 
@@ -359,6 +358,27 @@ inline bag_pick(bag, f)
 	if :: f != NOTHING -> drop(bag, f) :: else fi
 }
 
+/* vbal_move_withhold(): what the host has still to see */
+#if NR_MOVES && !defined(M_PICK_ANY)
+#define kept(s) (sent[GIVE0 + 2 * (s)] -> 1 << slot_new[s] : 0)
+#define may_leave(bag) ((bag) & (is_over -> ALL : ALL & ~(kept(0) | kept(1))))
+#else
+#define may_leave(bag) (bag)
+#endif
+
+inline bag_pick_seen(bag, f)
+{
+	if
+	:: has(may_leave(bag), 0) -> f = 0
+	:: has(may_leave(bag), 1) -> f = 1
+#if NR_FRAMES > 2
+	:: has(may_leave(bag), 2) -> f = 2
+#endif
+	:: may_leave(bag) == 0 -> f = NOTHING
+	fi;
+	if :: f != NOTHING -> drop(bag, f) :: else fi
+}
+
 /* ================= balloon_size.c ================= */
 
 /* vbal_collect(), the oldest batch */
@@ -469,33 +489,46 @@ inline inflate()
 	fi
 }
 
-/* vbal_pick(): sets @f, @ok */
+/* vbal_pick(): sets @f */
 inline pick()
 {
 	atomic { !move_lock -> move_lock = true }
-#ifdef M_PICK_NO_WAIT
-	ok = true;
-#else
-	vq_wait(all_given, false);
-#endif
 	atomic {
-		f = NOTHING;
 		if
-		:: ok && way == REPORT -> bag_pick(held_range, f)
-		:: ok && way != REPORT -> bag_pick(held_pfn, f)
-		:: else
+		:: way == REPORT -> bag_pick_seen(held_range, f)
+		:: else -> bag_pick_seen(held_pfn, f)
 		fi;
 		move_lock = false
 	}
+}
+
+/* vbal_deflate_by(): what is picked; sets @f, @ok */
+inline deflate_by()
+{
+	f = NOTHING;
+	ok = true;
+	if :: way == DEFLATE -> get_batch() :: else -> skip fi;
+	if :: ok -> pick() :: else -> skip fi
 }
 
 /* vbal_deflate(); sets @res. What travelled by range goes without a word. */
 inline deflate()
 {
 	way = (held_range -> REPORT : DEFLATE);
-	ok = true;
-	if :: way == DEFLATE -> get_batch() :: else fi;
-	if :: ok -> pick() :: else fi;
+	deflate_by();
+	if
+	:: ok && f == NOTHING && way == REPORT && held_pfn -> way = DEFLATE; deflate_by()
+	:: else
+	fi;
+#if NR_MOVES
+	/* vbal_move_wait() */
+	if
+	:: ok && f == NOTHING ->
+		vq_wait(!sent[GIVE0], false);
+		if :: ok -> vq_wait(!sent[GIVE1], false) :: else fi
+	:: else
+	fi;
+#endif
 	if
 	:: !ok -> res = FAILED
 	:: ok && f == NOTHING -> res = PAUSE	/* -EBUSY */
@@ -605,23 +638,22 @@ end:	do
 #if NR_OOM
 #define oom_may_give (life == UP || life == DEAD)
 
-/* vbal_oom_deflate(): @dead is asked once */
+/* vbal_oom_deflate(): ranges first, as vbal_pages_choose() says; @dead is asked each time */
 inline oom_deflate()
 {
-	dead = is_over;
 	do
-	:: nr_freed < 2 && (dead || held_range) ->
+	:: nr_freed < 2 ->
+		f = NOTHING;
+		dead = is_over;
 		atomic {
-			if
-			:: held_range -> bag_pick(held_range, f)
-			:: else -> bag_pick(held_pfn, f)
-			fi
+			bag_pick_seen(held_range, f);
+			if :: f == NOTHING && dead -> bag_pick_seen(held_pfn, f) :: else fi
 		}
 		if
-		:: f == NOTHING -> break
-		:: else -> atomic { frame_free(f); f = 0; nr_freed++ }
-		fi
-	:: nr_freed < 2 && !dead && !held_range ->
+		:: f != NOTHING -> atomic { frame_free(f); f = 0; nr_freed++ }; goto next
+		:: f == NOTHING && dead -> break
+		:: else
+		fi;
 		/* vbal_oom_room(): what was sent before has to be read */
 		atomic {
 			if
@@ -631,7 +663,7 @@ inline oom_deflate()
 			fi;
 			f = NOTHING;
 			if
-			:: oom_block == NOTHING && !sent[OOM_BUF] -> bag_pick(held_pfn, f)
+			:: oom_block == NOTHING && !sent[OOM_BUF] -> bag_pick_seen(held_pfn, f)
 			:: else
 			fi
 		}
@@ -653,6 +685,7 @@ inline oom_deflate()
 		fi;
 #endif
 		atomic { frame_free(f); oom_block = NOTHING; nr_freed++ }
+next:		skip
 	:: else -> break
 	od
 }
@@ -673,9 +706,9 @@ active proctype oom()
 			:: oom_may_give ->
 				if
 #ifdef M_OOM_NO_MOVE_LOCK
-				:: (is_over || all_given) -> oom_deflate()
+				:: oom_deflate()
 #else
-				:: atomic { !move_lock && (is_over || all_given) -> move_lock = true }
+				:: atomic { !move_lock -> move_lock = true }
 				oom_deflate();
 				move_lock = false
 #endif
