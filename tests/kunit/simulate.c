@@ -248,6 +248,16 @@ void sim_last_words(void)
 		vbal_state_name(size->state), vbal_pages_held(&size->pages),
 		size->busy_pages, vbal_guard_policy_name(size->guard.policy),
 		size->guard.may_give_back, size->guard.nr_oom_pages);
+	pr_crit("log: %s, %lu single pages by PFN, %lu by range, OOM step of %lu is out, rings have %d, %d, %d in flight, locks %d, %d\n",
+		vbal_life_name(vbal_life_now(&s->vb->wire.life)),
+		atomic_long_read(&size->pages.bag[VBAL_MODE_PFN].nr_singles),
+		atomic_long_read(&size->pages.bag[VBAL_MODE_RANGE].nr_singles),
+		size->oom_batch->blocks.nr_pages,
+		s->vb->wire.q[VBAL_VQ_INFLATE].nr_in_flight,
+		s->vb->wire.q[VBAL_VQ_DEFLATE].nr_in_flight,
+		s->vb->wire.q[VBAL_VQ_REPORT].nr_in_flight,
+		mutex_is_locked(&size->oom_lock),
+		mutex_is_locked(&size->move.lock));
 	pr_crit("log: hints %lu pages, report %lu of %lu, awaited %lu, %lu pages\n",
 		s->vb->hint.busy_pages, r->nr_ended, r->nr_begun, r->nr_awaited,
 		r->last_pages);
