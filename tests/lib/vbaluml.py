@@ -35,7 +35,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t debugfs debugfs /sys/kernel/debug
 ({vbalkunit.FAULTS})
-insmod /vballoon_kunit.ko || echo 'simulate: no module'
+insmod /vballoon_kunit.ko @options || echo 'simulate: no module'
 # not by "read": that takes a system call for each byte
 IFS='
 '
@@ -145,11 +145,11 @@ class World:
     """A kernel and a module to simulate with."""
 
     def __init__(self, flavour, suites, room="simulate", mem_mib=MEM_MIB, clock=SAME_EACH_TIME,
-                 parameter="simulate", make_options=(), append=()):
+                 parameter="simulate", make_options=(), append=(), module_options=""):
         self.append = append
         self.build = vbalkunit.test_kernel(flavour)
         self.mem_mib, self.clock = mem_mib, clock
-        self.init = INIT.replace("@parameter", parameter)
+        self.init = INIT.replace("@parameter", parameter).replace("@options", module_options)
         self.module = vbalkunit.build(self.build, suites, ("ARCH=um", *make_options),
                                       f"{room}-{flavour}")
         self.folder = Path(tempfile.mkdtemp(prefix="vballoon-simulate-"))

@@ -636,6 +636,11 @@ end:	do
 
 /* ================= the OOM notifier ================= */
 #if NR_OOM
+#ifdef M_OOM_PICK_ANY
+#define oom_pick bag_pick
+#else
+#define oom_pick bag_pick_seen
+#endif
 #define oom_may_give (life == UP || life == DEAD)
 
 /* vbal_oom_deflate(): ranges first, as vbal_pages_choose() says; @dead is asked each time */
@@ -646,8 +651,8 @@ inline oom_deflate()
 		f = NOTHING;
 		dead = is_over;
 		atomic {
-			bag_pick_seen(held_range, f);
-			if :: f == NOTHING && dead -> bag_pick_seen(held_pfn, f) :: else fi
+			oom_pick(held_range, f);
+			if :: f == NOTHING && dead -> oom_pick(held_pfn, f) :: else fi
 		}
 		if
 		:: f != NOTHING -> atomic { frame_free(f); f = 0; nr_freed++ }; goto next
@@ -663,7 +668,7 @@ inline oom_deflate()
 			fi;
 			f = NOTHING;
 			if
-			:: oom_block == NOTHING && !sent[OOM_BUF] -> bag_pick_seen(held_pfn, f)
+			:: oom_block == NOTHING && !sent[OOM_BUF] -> oom_pick(held_pfn, f)
 			:: else
 			fi
 		}
@@ -705,13 +710,9 @@ active proctype oom()
 			:: !oom_may_give
 			:: oom_may_give ->
 				if
-#ifdef M_OOM_NO_MOVE_LOCK
-				:: oom_deflate()
-#else
 				:: atomic { !move_lock -> move_lock = true }
 				oom_deflate();
 				move_lock = false
-#endif
 				:: true
 				fi
 			fi;
