@@ -159,6 +159,7 @@ static int vbal_move_exchange(struct vbal_move *move, enum vbal_mode mode,
 	    !vbal_move_may_leave(move, page))
 		return -EAGAIN;
 	slot->new_pfn = page_to_pfn(newpage);
+	WRITE_ONCE(slot->nr_uses, slot->nr_uses + 1);
 	if (mode == VBAL_MODE_RANGE)
 		ret = vbal_move_by_range(move, slot, newpage);
 	else
@@ -275,47 +276,55 @@ void vbal_move_init(struct vbal_move *move, struct vbal_wire *wire,
 	vp->move_arg = move;
 }
 
-static bool vbal_move_given(struct vbal_vq *q, void *arg)
-{
-	return vbal_token_done(arg);
-}
+/* A move that the host has still to see. */
+struct vbal_move_look {
+	struct vbal_move_slot *slot;
+	struct vbal_vq *q;
+	unsigned int nr_uses;
+};
 
-/* The queue in which the host has still to see a new page, or NULL. */
-static struct vbal_vq *vbal_move_giving(struct vbal_move *move,
-					const struct vbal_move_slot *slot)
+static bool vbal_move_find_given(struct vbal_move *move,
+				 struct vbal_move_look *look)
 {
-	struct vbal_vq *q = NULL;
+	bool found = false;
+	unsigned int i;
 
 	mutex_lock(&move->lock);
-	if (!vbal_token_done(&slot->give))
-		q = slot->give_q;
+	for (i = 0; !found && i < VBAL_NR_MOVES; i++) {
+		look->slot = &move->slot[i];
+		look->q = look->slot->give_q;
+		look->nr_uses = look->slot->nr_uses;
+		found = !vbal_token_done(&look->slot->give);
+	}
 	mutex_unlock(&move->lock);
-	return q;
+	return found;
+}
+
+/* The next move in the same slot may be in another queue. */
+static bool vbal_move_is_seen(struct vbal_vq *q, void *arg)
+{
+	struct vbal_move_look *look = arg;
+
+	return vbal_token_done(&look->slot->give) ||
+	       READ_ONCE(look->slot->nr_uses) != look->nr_uses;
 }
 
 /**
- * vbal_move_wait() - wait until the host has seen the pages that moved in
+ * vbal_move_wait() - wait until the host has seen a page that moved in
  * @move: the moves
  *
- * Others may move meanwhile, and nobody is kept from giving pages back: it is
- * over when each move has been done once.
+ * Others may move meanwhile, and nobody is kept from giving pages back.
  *
  * Context: Size worker, without @move->lock.
- * Return: 0, or -EIO as from vbal_vq_wait().
+ * Return: 1, 0 if the host has seen all of them, or -EIO as from vbal_vq_wait().
  */
 int vbal_move_wait(struct vbal_move *move)
 {
-	unsigned int i;
-	int ret = 0;
+	struct vbal_move_look look;
 
-	for (i = 0; !ret && i < VBAL_NR_MOVES; i++) {
-		struct vbal_move_slot *slot = &move->slot[i];
-		struct vbal_vq *q = vbal_move_giving(move, slot);
-
-		if (q)
-			ret = vbal_vq_wait(q, vbal_move_given, &slot->give);
-	}
-	return ret;
+	if (!vbal_move_find_given(move, &look))
+		return 0;
+	return vbal_vq_wait(look.q, vbal_move_is_seen, &look) ?: 1;
 }
 
 /**

@@ -666,43 +666,44 @@ static unsigned long vbal_blocks_join_first(struct vbal_pages *vp,
 	return 1UL << order;
 }
 
-static unsigned long vbal_bag_take_singles(struct vbal_bag *bag,
-					   unsigned long nr_pages,
-					   struct list_head *pages)
+static unsigned long vbal_bag_take_kept(struct vbal_pages *vp,
+					struct vbal_bag *bag,
+					unsigned long nr_pages,
+					struct list_head *pages)
 {
-	unsigned long nr = 0;
+	unsigned long nr = 0, flags;
 
-	nr_pages = min(nr_pages, VBAL_CORE_CHUNK_PAGES);
+	spin_lock_irqsave(&vp->lock, flags);
 	while (nr < nr_pages && !list_empty(&bag->kept)) {
 		list_move_tail(bag->kept.next, pages);
 		nr++;
 	}
-	return nr ?: balloon_page_list_dequeue(&bag->singles, pages, nr_pages);
+	spin_unlock_irqrestore(&vp->lock, flags);
+	return nr;
 }
 
-/*
- * What was taken from the core and has to stay can move again: unless somebody has
- * a reference, who still takes it for the core's and may hold its lock, which the
- * core does not expect. The core counts what it gets once more.
- */
-static void vbal_bag_keep(struct vbal_bag *bag, struct list_head *kept)
+/* What the core does not get back is tried again when the balloon settles. */
+static void vbal_bag_keep(struct vbal_pages *vp, struct vbal_bag *bag,
+			  struct list_head *kept)
 {
 	struct page *page, *next;
+	unsigned long flags;
 	LIST_HEAD(pages);
 	long nr = 0;
 
 	list_for_each_entry_safe(page, next, kept, lru) {
-		if (!page_ref_freeze(page, 1))
+		if (!vbal_balloon_page_may_return(page))
 			continue;
-		page->mapping = NULL;
-		page_ref_unfreeze(page, 1);
 		list_move_tail(&page->lru, &pages);
 		nr++;
 	}
-	list_splice(kept, &bag->kept);
+	spin_lock_irqsave(&vp->lock, flags);
+	list_splice_init(kept, &bag->kept);
+	spin_unlock_irqrestore(&vp->lock, flags);
 	if (!nr)
 		return;
 	balloon_page_list_enqueue(&bag->singles, &pages);
+	/* The core counts them in once more. */
 	count_vm_events(BALLOON_INFLATE, -nr);
 	count_vm_events(BALLOON_DEFLATE, -nr);
 }
@@ -721,7 +722,13 @@ static unsigned long vbal_bag_pick_singles(struct vbal_pages *vp,
 	LIST_HEAD(kept);
 
 	do {
-		nr = vbal_bag_take_singles(bag, nr_pages - nr_picked, &pages);
+		unsigned long left =
+			min(nr_pages - nr_picked, VBAL_CORE_CHUNK_PAGES);
+
+		nr = vbal_bag_take_kept(vp, bag, left, &pages);
+		if (!nr)
+			nr = balloon_page_list_dequeue(&bag->singles, &pages,
+						       left);
 		if (vp->withhold)
 			vp->withhold(vp, &pages, &kept);
 		while (!list_empty(&pages))
@@ -729,7 +736,7 @@ static unsigned long vbal_bag_pick_singles(struct vbal_pages *vp,
 		cond_resched();
 	} while (nr && nr_picked < nr_pages);
 	atomic_long_sub(nr_picked, &bag->nr_singles);
-	vbal_bag_keep(bag, &kept);
+	vbal_bag_keep(vp, bag, &kept);
 	return nr_picked;
 }
 
@@ -746,6 +753,27 @@ static unsigned long vbal_bag_settle_block(struct vbal_pages *vp,
 	vbal_mod_balloon_pages(page, -(1L << order));
 	vbal_bag_put_singles(bag, page, order);
 	return 1UL << order;
+}
+
+static void vbal_bag_settle_kept(struct vbal_pages *vp, struct vbal_bag *bag)
+{
+	LIST_HEAD(kept);
+
+	if (vbal_bag_take_kept(vp, bag, ULONG_MAX, &kept))
+		vbal_bag_keep(vp, bag, &kept);
+}
+
+/**
+ * vbal_pages_keeps() - are there single pages that cannot move yet
+ * @vp: the pages
+ *
+ * Context: Any.
+ * Return: whether; vbal_pages_settle() tries them again.
+ */
+bool vbal_pages_keeps(struct vbal_pages *vp)
+{
+	return !list_empty_careful(&vp->bag[VBAL_MODE_PFN].kept) ||
+	       !list_empty_careful(&vp->bag[VBAL_MODE_RANGE].kept);
 }
 
 /**
@@ -766,6 +794,7 @@ unsigned long vbal_pages_settle(struct vbal_pages *vp, unsigned long nr_pages)
 	if (!VBAL_PAGES_CAN_MOVE)
 		return 0;
 	for (mode = 0; mode < VBAL_NR_MODES; mode++) {
+		vbal_bag_settle_kept(vp, &vp->bag[mode]);
 		for (order = VBAL_BLOCK_ORDER; order < VBAL_NR_ORDERS;
 		     order++) {
 			unsigned long nr = 1;
@@ -884,7 +913,7 @@ enum vbal_mode vbal_pages_choose(struct vbal_pages *vp, unsigned long nr_pages)
  * @out: receives the blocks. They count as held until vbal_pages_free()
  *
  * Whole blocks first, then single pages; a block is split for the rest only if
- * the bag has no single page.
+ * no single page of the bag can be had.
  *
  * Context: Size worker, OOM notifier. Allocates nothing.
  * Return: pages added to @out. Fewer than @nr_pages when the bag has no more,

@@ -421,7 +421,22 @@ static int vbal_deflate_by(struct vbal_size *size, enum vbal_mode mode,
 	return vbal_deflate_pfn(size, nr_pages);
 }
 
-/* What has just moved in is waited for only where there is nothing else. */
+/*
+ * Nothing can be picked now: the host has still to answer, or to see what moved in,
+ * or compaction has pages out and brings them back.
+ */
+static int vbal_deflate_later(struct vbal_size *size)
+{
+	int ret;
+
+	if (!list_empty(&size->busy_batches))
+		return vbal_collect_oldest(size) ?: 1;
+	if (vbal_pages_isolated(&size->pages))
+		return -EBUSY;
+	ret = vbal_move_wait(&size->move);
+	return ret ?: -EBUSY;
+}
+
 static int vbal_deflate(struct vbal_size *size, unsigned long nr_pages)
 {
 	enum vbal_mode mode = vbal_pages_choose(&size->pages, nr_pages);
@@ -431,9 +446,7 @@ static int vbal_deflate(struct vbal_size *size, unsigned long nr_pages)
 	ret = vbal_deflate_by(size, mode, nr_pages);
 	if (ret == -EBUSY && vbal_pages_has(&size->pages, other))
 		ret = vbal_deflate_by(size, other, nr_pages);
-	if (ret == -EBUSY)
-		ret = vbal_move_wait(&size->move) ?: -EBUSY;
-	return ret;
+	return ret == -EBUSY ? vbal_deflate_later(size) : ret;
 }
 
 /* The target in pages. A host that asks for more than there is gets it all. */
@@ -672,14 +685,19 @@ static void vbal_settle_work_fn(struct work_struct *work)
 	struct vbal_size *size = container_of(to_delayed_work(work),
 					      struct vbal_size, settle_work);
 
-	if (!vbal_stopping(size) &&
-	    vbal_pages_settle(&size->pages, VBAL_SETTLE_STEP_PAGES))
+	if (vbal_stopping(size))
+		return;
+	if (vbal_pages_settle(&size->pages, VBAL_SETTLE_STEP_PAGES))
 		queue_delayed_work(size->wq, &size->settle_work, 0);
+	else if (vbal_pages_keeps(&size->pages))
+		queue_delayed_work(size->wq, &size->settle_work,
+				   msecs_to_jiffies(VBAL_SETTLE_MS));
 }
 
 static void vbal_settle_later(struct vbal_size *size)
 {
-	if (size->moved && !vbal_stopping(size))
+	if ((size->moved || vbal_pages_keeps(&size->pages)) &&
+	    !vbal_stopping(size))
 		mod_delayed_work(size->wq, &size->settle_work,
 				 msecs_to_jiffies(VBAL_SETTLE_MS));
 	size->moved = false;
@@ -855,7 +873,8 @@ static bool vbal_oom_may_give(struct vbal_size *size)
  * that has just moved in may be the last: for a moment, and that is waited for
  * where nothing else can go.
  */
-static unsigned long vbal_oom_relieve(struct vbal_size *size, u64 now_ms)
+static unsigned long vbal_oom_relieve(struct vbal_size *size,
+				      unsigned long held, u64 now_ms)
 {
 	unsigned long end = jiffies + msecs_to_jiffies(vbal_oom_wait_ms);
 	unsigned long nr_pages = 0, step = 0;
@@ -873,7 +892,7 @@ static unsigned long vbal_oom_relieve(struct vbal_size *size, u64 now_ms)
 			step = vbal_guard_oom_step(&size->guard, now_ms);
 		nr_pages = vbal_oom_deflate(size, step, end);
 		mutex_unlock(&size->move.lock);
-	} while (!nr_pages && vbal_pages_held(&size->pages) &&
+	} while (!nr_pages && vbal_pages_held(&size->pages) >= held &&
 		 vbal_oom_pause(end));
 	WRITE_ONCE(size->move.wanted, false);
 	mutex_unlock(&size->oom_lock);
@@ -894,7 +913,7 @@ static int vbal_oom_notify(struct notifier_block *nb, unsigned long unused,
 			vbal_guard_oom_done(&size->guard, 0, now_ms);
 		return NOTIFY_OK;
 	}
-	nr_pages = vbal_oom_relieve(size, now_ms);
+	nr_pages = vbal_oom_relieve(size, held, now_ms);
 	/* What the size worker has freed meanwhile helps just as well. */
 	left = vbal_pages_held(&size->pages);
 	if (left < held)

@@ -181,6 +181,23 @@ static inline void vbal_balloon_page_swap(struct balloon_dev_info *bdi,
 #endif
 }
 
+/*
+ * May a page that was taken from the core be put on its list again? v7.0: always.
+ * Before, the core expects that nobody has the page's lock (BUG_ON), as somebody may
+ * who has had a reference since it was the core's; who comes later does not take it
+ * for one of those any more.
+ */
+static inline bool vbal_balloon_page_may_return(struct page *page)
+{
+#ifndef VBAL_HAVE_BALLOON_H
+	if (!page_ref_freeze(page, 1))
+		return false;
+	page->mapping = NULL;
+	page_ref_unfreeze(page, 1);
+#endif
+	return true;
+}
+
 /* v7.0: the counters of page reclaim are node statistics, no longer events */
 #ifdef VBAL_HAVE_NODE_PGSCAN
 #define vbal_reclaim_event(events, item) \

@@ -16,6 +16,7 @@
  * @give: pending until the host has the new page
  * @take: pending until the host knows that the old page is the guest's
  * @give_q: the queue that @give is in
+ * @nr_uses: moves in this slot so far; written under the lock
  * @old_pfn: the old page; it may be somebody else's already
  * @new_pfn: the new page; held, and the host's once @give is done
  * @give_pfns: the new page's frames, PFN mode
@@ -25,6 +26,7 @@ struct vbal_move_slot {
 	struct vbal_token give;
 	struct vbal_token take;
 	struct vbal_vq *give_q;
+	unsigned int nr_uses;
 	unsigned long old_pfn;
 	unsigned long new_pfn;
 	__virtio32 give_pfns[VBAL_FRAMES_PER_PAGE];

@@ -61,8 +61,8 @@ struct vbal_blocks {
  * @nr_blocks: entries of each of @blocks; under vbal_pages.lock
  * @singles: single pages, kept by the kernel's balloon core so that they can
  *	make way for others; the core's lock
- * @kept: single pages that the core did not get back, and that cannot move: they
- *	are picked before its own. Who picks
+ * @kept: single pages that the core has not got back yet, and that cannot move
+ *	until then; picked before its own; under vbal_pages.lock
  * @nr_singles: pages in @singles and @kept, isolated ones included; atomic,
  *	because the core moves pages under its own lock
  */
@@ -78,7 +78,7 @@ struct vbal_bag {
 /**
  * struct vbal_pages - the balloon's pages
  * @bag: what is held, by mode
- * @lock: protects the block lists, their counts and @offlining; taken in the
+ * @lock: protects the bags' own lists, their counts and @offlining; taken in the
  *	size worker, the OOM and the memory notifier, never across an allocation
  *	or the host
  * @nr_held: pages in all bags. Read anywhere, changed by hold and free
@@ -181,6 +181,7 @@ void vbal_pages_hold(struct vbal_pages *vp, struct vbal_blocks *in,
 		     enum vbal_mode mode);
 unsigned long vbal_pages_settle(struct vbal_pages *vp, unsigned long nr_pages);
 void vbal_pages_set_offlining(struct vbal_pages *vp, bool on);
+bool vbal_pages_keeps(struct vbal_pages *vp);
 bool vbal_pages_has(struct vbal_pages *vp, enum vbal_mode mode);
 enum vbal_mode vbal_pages_choose(struct vbal_pages *vp, unsigned long nr_pages);
 unsigned long vbal_pages_pick(struct vbal_pages *vp, enum vbal_mode mode,

@@ -969,6 +969,48 @@ static void oom_beside_a_worker_that_waits(struct kunit *test)
 	test_expect_actual(test, 0);
 }
 
+struct move_task {
+	struct work_struct work;
+	struct vbal_move *move;
+	int ret;
+};
+
+static void move_task_fn(struct work_struct *work)
+{
+	struct move_task *task = container_of(work, struct move_task, work);
+
+	task->ret = vbal_move_wait(task->move);
+}
+
+/* The place of a move is another's as soon as the host has answered. */
+static void move_is_waited_for_and_not_the_next(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, RANGE);
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct page *newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
+	struct vbal_move *move = &vb->size.move;
+	struct vbal_vq *report = &vb->wire.q[VBAL_VQ_REPORT];
+	struct move_task task = { .move = move };
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, newpage);
+	KUNIT_EXPECT_EQ(test, vbal_move_wait(move), 0);
+	test_resize_to(test, 15);
+	fake_host_set_budget(h, FAKE_REPORT, 0);
+	KUNIT_EXPECT_EQ(test, exchange(vb, VBAL_MODE_RANGE, newpage), 0);
+	put_page(newpage);
+	INIT_WORK_ONSTACK(&task.work, move_task_fn);
+	queue_work(system_long_wq, &task.work);
+	KUNIT_EXPECT_TRUE(test, fake_wait(test_sleeps(report)));
+	/* As if it had been answered and used again before anybody could look. */
+	WRITE_ONCE(move->slot[0].nr_uses, move->slot[0].nr_uses + 1);
+	wake_up_all(&report->wait);
+	flush_work(&task.work);
+	destroy_work_on_stack(&task.work);
+	KUNIT_EXPECT_EQ(test, task.ret, 1);
+	fake_host_speak(h);
+	test_resize_to(test, 0);
+}
+
 /* What can go without a word does not wait for a deflate queue that is full. */
 static void oom_by_range_before_pfns_that_wait(struct kunit *test)
 {
@@ -1240,6 +1282,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(oom_waits_for_who_picks_pages),
 	KUNIT_CASE_PARAM(oom_waits_for_a_page_that_moves, migration_gen_params),
 	KUNIT_CASE_PARAM(oom_beside_a_worker_that_waits, migration_gen_params),
+	KUNIT_CASE(move_is_waited_for_and_not_the_next),
 	KUNIT_CASE(oom_by_range_before_pfns_that_wait),
 	KUNIT_CASE(oom_waits_for_the_last_step),
 	KUNIT_CASE(oom_counts_what_others_free),

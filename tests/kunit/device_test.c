@@ -101,6 +101,8 @@ static void audit_bag(struct vbal_bag *bag, enum books_owner owner)
 	for (order = VBAL_BLOCK_ORDER; order < VBAL_NR_ORDERS; order++)
 		list_for_each_entry(page, &bag->blocks[order], lru)
 			fake_books_audit(page, order, owner);
+	list_for_each_entry(page, &bag->kept, lru)
+		fake_books_audit(page, 0, owner);
 	spin_lock(&bag->singles.pages_lock);
 	list_for_each_entry(page, &bag->singles.pages, lru)
 		fake_books_audit(page, 0, owner);

@@ -398,20 +398,49 @@ static void pick_keeps_what_somebody_looks_at(struct kunit *test)
 			1UL);
 	vbal_pages_free(&t->vp, &t->blocks);
 	lock_page(seen);
-	KUNIT_EXPECT_PTR_EQ(
-		test, list_first_entry_or_null(&bag->kept, struct page, lru),
-		seen);
+	KUNIT_EXPECT_EQ(test, vbal_pages_keeps(&t->vp),
+			!vbal_balloon_page_may_return(seen));
 	KUNIT_EXPECT_EQ(test, atomic_long_read(&bag->nr_singles),
 			(long)BLOCK_PAGES - 1);
+	vbal_pages_settle(&t->vp, ULONG_MAX);
+	KUNIT_EXPECT_EQ(test, vbal_pages_keeps(&t->vp),
+			!vbal_balloon_page_may_return(seen));
 	t->vp.withhold = NULL;
 	KUNIT_EXPECT_EQ(test,
 			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, 1, &t->blocks),
 			1UL);
-	KUNIT_EXPECT_TRUE(test, list_empty(&bag->kept));
+	KUNIT_EXPECT_FALSE(test, vbal_pages_keeps(&t->vp));
 	vbal_pages_free(&t->vp, &t->blocks);
 	unlock_page(seen);
 	KUNIT_EXPECT_EQ(test, page_count(seen), 1);
 	put_page(seen);
+}
+
+/* Nor for longer than somebody looks. */
+static void settle_lets_what_was_kept_move(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	struct vbal_bag *bag = &t->vp.bag[VBAL_MODE_PFN];
+	struct page *seen;
+
+	hold(test, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_MODE_PFN);
+	vbal_pages_settle(&t->vp, ULONG_MAX);
+	seen = list_first_entry(&bag->singles.pages, struct page, lru);
+	get_page(seen);
+	t->vp.withhold = withhold_first;
+	KUNIT_EXPECT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, 1, &t->blocks),
+			1UL);
+	t->vp.withhold = NULL;
+	vbal_pages_free(&t->vp, &t->blocks);
+	put_page(seen);
+	vbal_pages_set_offlining(&t->vp, true);
+	vbal_pages_set_offlining(&t->vp, false);
+	KUNIT_EXPECT_FALSE(test, vbal_pages_keeps(&t->vp));
+	KUNIT_EXPECT_PTR_EQ(
+		test, list_first_entry(&bag->singles.pages, struct page, lru),
+		seen);
+	KUNIT_EXPECT_EQ(test, vbal_pages_held(&t->vp), BLOCK_PAGES - 1);
 }
 
 /* Nothing stands in the way of memory that goes offline. */
@@ -911,6 +940,7 @@ static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(settled_page_that_is_seen_is_not_lost),
 	KUNIT_CASE(pick_leaves_what_has_to_stay),
 	KUNIT_CASE(pick_keeps_what_somebody_looks_at),
+	KUNIT_CASE(settle_lets_what_was_kept_move),
 	KUNIT_CASE(offlining_leaves_nothing_whole),
 	KUNIT_CASE(offlining_has_nothing_joined),
 	KUNIT_CASE(choose_takes_ranges_before_pfns),
