@@ -717,25 +717,26 @@ static unsigned long vbal_bag_pick_singles(struct vbal_pages *vp,
 					   unsigned long nr_pages,
 					   struct vbal_blocks *out)
 {
-	unsigned long nr_picked = 0, nr;
+	unsigned long nr_picked = 0, nr_found;
 	LIST_HEAD(pages);
 	LIST_HEAD(kept);
 
 	do {
-		unsigned long left =
+		unsigned long nr =
 			min(nr_pages - nr_picked, VBAL_CORE_CHUNK_PAGES);
 
-		nr = vbal_bag_take_kept(vp, bag, left, &pages);
-		if (!nr)
-			nr = balloon_page_list_dequeue(&bag->singles, &pages,
-						       left);
+		nr_found = vbal_bag_take_kept(vp, bag, nr, &pages);
+		if (!nr_found)
+			nr_found = balloon_page_list_dequeue(&bag->singles,
+							     &pages, nr);
 		if (vp->withhold)
 			vp->withhold(vp, &pages, &kept);
-		while (!list_empty(&pages))
-			nr_picked += vbal_blocks_join_first(vp, out, &pages);
+		for (nr = 0; !list_empty(&pages);)
+			nr += vbal_blocks_join_first(vp, out, &pages);
+		atomic_long_sub(nr, &bag->nr_singles);
+		nr_picked += nr;
 		cond_resched();
-	} while (nr && nr_picked < nr_pages);
-	atomic_long_sub(nr_picked, &bag->nr_singles);
+	} while (nr_found && nr_picked < nr_pages);
 	vbal_bag_keep(vp, bag, &kept);
 	return nr_picked;
 }
@@ -772,8 +773,14 @@ static void vbal_bag_settle_kept(struct vbal_pages *vp, struct vbal_bag *bag)
  */
 bool vbal_pages_keeps(struct vbal_pages *vp)
 {
-	return !list_empty_careful(&vp->bag[VBAL_MODE_PFN].kept) ||
-	       !list_empty_careful(&vp->bag[VBAL_MODE_RANGE].kept);
+	unsigned long flags;
+	bool keeps;
+
+	spin_lock_irqsave(&vp->lock, flags);
+	keeps = !list_empty(&vp->bag[VBAL_MODE_PFN].kept) ||
+		!list_empty(&vp->bag[VBAL_MODE_RANGE].kept);
+	spin_unlock_irqrestore(&vp->lock, flags);
+	return keeps;
 }
 
 /**

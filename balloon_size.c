@@ -696,11 +696,16 @@ static void vbal_settle_work_fn(struct work_struct *work)
 
 static void vbal_settle_later(struct vbal_size *size)
 {
-	if ((size->moved || vbal_pages_keeps(&size->pages)) &&
-	    !vbal_stopping(size))
-		mod_delayed_work(size->wq, &size->settle_work,
-				 msecs_to_jiffies(VBAL_SETTLE_MS));
+	unsigned long delay = msecs_to_jiffies(VBAL_SETTLE_MS);
+	bool moved = size->moved;
+
 	size->moved = false;
+	if (vbal_stopping(size))
+		return;
+	if (moved)
+		mod_delayed_work(size->wq, &size->settle_work, delay);
+	else if (vbal_pages_keeps(&size->pages))
+		queue_delayed_work(size->wq, &size->settle_work, delay);
 }
 
 static void vbal_size_work_fn(struct work_struct *work)
