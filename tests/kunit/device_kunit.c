@@ -969,6 +969,31 @@ static void oom_beside_a_worker_that_waits(struct kunit *test)
 	test_expect_actual(test, 0);
 }
 
+/* A dead device sees nothing any more, nor does it take anything. */
+static void oom_gives_what_a_dead_device_has_not_seen(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN | F(DEFLATE_ON_OOM));
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct page *newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
+	vbal_broke_fn *broke = vb->wire.broke;
+	unsigned long freed = 0;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, newpage);
+	test_resize_to(test, 15);
+	cancel_delayed_work_sync(&vb->size.work);
+	fake_host_silence(h);
+	KUNIT_EXPECT_EQ(test, exchange(vb, VBAL_MODE_PFN, newpage), 0);
+	put_page(newpage);
+	vb->wire.broke = test_nobody_is_told;
+	vbal_wire_kill(&vb->wire);
+	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
+	KUNIT_EXPECT_EQ(test, freed, 15UL);
+	vb->wire.broke = broke;
+	fake_host_speak(h);
+	mod_delayed_work(vb->side_wq, &vb->recover_work, 0);
+	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_is_up(&vb->wire.life)));
+}
+
 struct move_task {
 	struct work_struct work;
 	struct vbal_move *move;
@@ -1282,6 +1307,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(oom_waits_for_who_picks_pages),
 	KUNIT_CASE_PARAM(oom_waits_for_a_page_that_moves, migration_gen_params),
 	KUNIT_CASE_PARAM(oom_beside_a_worker_that_waits, migration_gen_params),
+	KUNIT_CASE(oom_gives_what_a_dead_device_has_not_seen),
 	KUNIT_CASE(move_is_waited_for_and_not_the_next),
 	KUNIT_CASE(oom_by_range_before_pfns_that_wait),
 	KUNIT_CASE(oom_waits_for_the_last_step),
