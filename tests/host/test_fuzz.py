@@ -93,6 +93,13 @@ def test_a_search_ends(fuzz, monkeypatch, wanted, processors, told):
     assert search.words() == []
 
 
+def test_a_search_ends_when_it_is_told(fuzz):
+    search = fuzz.Search(["01"], 10 * fuzz.RUNS_PER_BOOT)
+    assert search.words()
+    search.end(fuzz.signal.SIGTERM, None)
+    assert search.words() == []
+
+
 def test_a_search_ends_with_what_it_finds(fuzz):
     search = fuzz.Search(["01"], 10 * fuzz.RUNS_PER_BOOT)
     report = search.words()[-1].report()
