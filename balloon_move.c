@@ -7,10 +7,10 @@
  * queue has it, and the new one is nobody's: only before it is given back again
  * does the host have to have seen it. Until then vbal_move_withhold() keeps it,
  * and vbal_move_wait() is for who finds nothing else. With MUST_TELL_HOST the host
- * is asked first: then a page moves only for those who
- * can wait. And who needs just this page gone (MIGRATE_SYNC: a page of 1 GiB, CMA,
- * memory going offline) would try ten times within microseconds, and give up the
- * area; so it is kept a moment while too much is on its way.
+ * is asked first: then a page moves only for those who can wait. And who needs
+ * just this page gone (MIGRATE_SYNC: a page of 1 GiB, CMA, memory going offline)
+ * would try ten times within microseconds, and give up the area; so it is kept a
+ * moment while too much is on its way.
  */
 #include "balloon_move.h"
 
@@ -283,8 +283,8 @@ struct vbal_move_look {
 	unsigned int nr_uses;
 };
 
-static bool vbal_move_find_given(struct vbal_move *move,
-				 struct vbal_move_look *look)
+static bool vbal_move_find_unseen(struct vbal_move *move,
+				  struct vbal_move_look *look)
 {
 	bool found = false;
 	unsigned int i;
@@ -322,7 +322,7 @@ int vbal_move_wait(struct vbal_move *move)
 {
 	struct vbal_move_look look;
 
-	if (!vbal_move_find_given(move, &look))
+	if (!vbal_move_find_unseen(move, &look))
 		return 0;
 	return vbal_vq_wait(look.q, vbal_move_is_seen, &look) ?: 1;
 }
