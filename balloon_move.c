@@ -232,14 +232,15 @@ static int vbal_move_page(struct vbal_pages *vp, enum vbal_mode mode,
 	return ret ? -EAGAIN : 0;
 }
 
-static bool vbal_move_all_given(struct vbal_move *move)
+/* The first of the moves whose new page the host has still to see, or NULL. */
+static struct vbal_move_slot *vbal_move_unseen(struct vbal_move *move)
 {
 	unsigned int i;
 
 	for (i = 0; i < VBAL_NR_MOVES; i++)
 		if (!vbal_token_done(&move->slot[i].give))
-			return false;
-	return true;
+			return &move->slot[i];
+	return NULL;
 }
 
 /* Of @pages, which are about to leave, those that must not go to @kept. */
@@ -249,7 +250,7 @@ static void vbal_move_withhold(struct vbal_pages *vp, struct list_head *pages,
 	struct vbal_move *move = vp->move_arg;
 	struct page *page, *next;
 
-	if (vbal_life_is_over(&move->wire->life) || vbal_move_all_given(move))
+	if (vbal_life_is_over(&move->wire->life) || !vbal_move_unseen(move))
 		return;
 	lockdep_assert_held(&move->lock);
 	vbal_move_reap(move);
@@ -276,29 +277,12 @@ void vbal_move_init(struct vbal_move *move, struct vbal_wire *wire,
 	vp->move_arg = move;
 }
 
-/* A move that the host has still to see. */
+/* A move that is waited for, as it was under the lock. */
 struct vbal_move_look {
 	struct vbal_move_slot *slot;
 	struct vbal_vq *q;
 	unsigned int nr_uses;
 };
-
-static bool vbal_move_find_unseen(struct vbal_move *move,
-				  struct vbal_move_look *look)
-{
-	bool found = false;
-	unsigned int i;
-
-	mutex_lock(&move->lock);
-	for (i = 0; !found && i < VBAL_NR_MOVES; i++) {
-		look->slot = &move->slot[i];
-		look->q = look->slot->give_q;
-		look->nr_uses = look->slot->nr_uses;
-		found = !vbal_token_done(&look->slot->give);
-	}
-	mutex_unlock(&move->lock);
-	return found;
-}
 
 /* The next move in the same slot may be in another queue. */
 static bool vbal_move_is_seen(struct vbal_vq *q, void *arg)
@@ -322,7 +306,14 @@ int vbal_move_wait(struct vbal_move *move)
 {
 	struct vbal_move_look look;
 
-	if (!vbal_move_find_unseen(move, &look))
+	mutex_lock(&move->lock);
+	look.slot = vbal_move_unseen(move);
+	if (look.slot) {
+		look.q = look.slot->give_q;
+		look.nr_uses = look.slot->nr_uses;
+	}
+	mutex_unlock(&move->lock);
+	if (!look.slot)
 		return 0;
 	return vbal_vq_wait(look.q, vbal_move_is_seen, &look) ?: 1;
 }

@@ -427,14 +427,11 @@ static int vbal_deflate_by(struct vbal_size *size, enum vbal_mode mode,
  */
 static int vbal_deflate_later(struct vbal_size *size)
 {
-	int ret;
-
 	if (!list_empty(&size->busy_batches))
 		return vbal_collect_oldest(size) ?: 1;
 	if (vbal_pages_isolated(&size->pages))
 		return -EBUSY;
-	ret = vbal_move_wait(&size->move);
-	return ret ?: -EBUSY;
+	return vbal_move_wait(&size->move) ?: -EBUSY;
 }
 
 static int vbal_deflate(struct vbal_size *size, unsigned long nr_pages)
