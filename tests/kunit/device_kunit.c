@@ -278,6 +278,19 @@ static void oom_gives_back_without_the_host(struct kunit *test)
 	fake_host_speak(h);
 }
 
+/* As the notifier does, with its locks; waits for nothing. */
+static unsigned long oom_deflate(struct vbal_size *size, unsigned long nr_pages)
+{
+	unsigned long freed;
+
+	mutex_lock(&size->oom_lock);
+	mutex_lock(&size->move.lock);
+	freed = vbal_oom_deflate(size, nr_pages, jiffies);
+	mutex_unlock(&size->move.lock);
+	mutex_unlock(&size->oom_lock);
+	return freed;
+}
+
 static void oom_gives_back_no_more_than_is_asked(struct kunit *test)
 {
 	struct vbal_dev *vb;
@@ -287,11 +300,7 @@ static void oom_gives_back_no_more_than_is_asked(struct kunit *test)
 	vb = test_plug_bound(test);
 	test_resize_to(test, FRAMES_64M);
 	cancel_delayed_work_sync(&vb->size.work);
-	mutex_lock(&vb->size.oom_lock);
-	mutex_lock(&vb->size.move.lock);
-	freed = vbal_oom_deflate(&vb->size, FRAMES_64M / 2, jiffies);
-	mutex_unlock(&vb->size.move.lock);
-	mutex_unlock(&vb->size.oom_lock);
+	freed = oom_deflate(&vb->size, FRAMES_64M / 2);
 	KUNIT_EXPECT_EQ(test, freed, FRAMES_64M / 2UL);
 	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages),
 			FRAMES_64M - freed);
@@ -312,29 +321,35 @@ static void oom_by_pfn_tells_the_host(struct kunit *test)
 					  FRAMES_64M - freed));
 }
 
+#define OOM_PIECE (FRAMES_2M / 2UL)
+
+/*
+ * A piece by range and two blocks by PFN are held. One block has gone back, and the
+ * host does not read of it: no more can be told.
+ */
+static void oom_fill_deflate_queue(struct kunit *test, struct vbal_dev *vb)
+{
+	struct fake_host *h = ((struct device_test *)test->priv)->h;
+	struct vbal_size *size = &vb->size;
+
+	test_resize_to(test, OOM_PIECE);
+	WRITE_ONCE(size->ranges, false);
+	test_resize_to(test, OOM_PIECE + FRAMES_2M);
+	test_resize_to(test, OOM_PIECE + 2 * FRAMES_2M);
+	cancel_delayed_work_sync(&size->work);
+	fake_host_set_budget(h, FAKE_DEFLATE, 0);
+	KUNIT_EXPECT_EQ(test, oom_deflate(size, FRAMES_2M),
+			(unsigned long)FRAMES_2M);
+}
+
 /* The last step is not read yet, so no more can be told; some needs no word. */
 static void oom_by_range_where_pfns_wait(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, RANGE);
 	struct vbal_dev *vb = test_plug_bound(test);
-	struct vbal_size *size = &vb->size;
-	const unsigned long piece = FRAMES_2M / 2;
-	unsigned long first, second;
 
-	test_resize_to(test, piece);
-	WRITE_ONCE(size->ranges, false);
-	test_resize_to(test, piece + FRAMES_2M);
-	test_resize_to(test, piece + 2 * FRAMES_2M);
-	cancel_delayed_work_sync(&size->work);
-	fake_host_set_budget(h, FAKE_DEFLATE, 0);
-	mutex_lock(&size->oom_lock);
-	mutex_lock(&size->move.lock);
-	first = vbal_oom_deflate(size, FRAMES_2M, jiffies);
-	second = vbal_oom_deflate(size, FRAMES_2M, jiffies);
-	mutex_unlock(&size->move.lock);
-	mutex_unlock(&size->oom_lock);
-	KUNIT_EXPECT_EQ(test, first, (unsigned long)FRAMES_2M);
-	KUNIT_EXPECT_EQ(test, second, piece);
+	oom_fill_deflate_queue(test, vb);
+	KUNIT_EXPECT_EQ(test, oom_deflate(&vb->size, FRAMES_2M), OOM_PIECE);
 	fake_host_speak(h);
 	test_resize_to(test, 0);
 }
@@ -873,6 +888,31 @@ static unsigned long oom_end(struct oom_task *task)
 	return task->freed;
 }
 
+/* Somebody who is out of memory, and has not to wait. */
+static unsigned long oom_at_once(struct kunit *test, struct vbal_dev *vb)
+{
+	struct oom_task task;
+
+	oom_begin(test, &task, vb);
+	KUNIT_EXPECT_TRUE(test, fake_wait(!work_busy(&task.work)));
+	return oom_end(&task);
+}
+
+/* A page moves in, and the host does not see it. */
+static struct page *move_unseen(struct kunit *test, struct vbal_dev *vb,
+				enum vbal_mode mode)
+{
+	struct fake_host *h = ((struct device_test *)test->priv)->h;
+	struct page *newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, newpage);
+	fake_host_set_budget(h, FAKE_INFLATE, 0);
+	fake_host_set_budget(h, FAKE_REPORT, 0);
+	KUNIT_EXPECT_EQ(test, exchange(vb, mode, newpage), 0);
+	put_page(newpage);
+	return newpage;
+}
+
 /* The size worker may be choosing pages at this moment. */
 static void oom_waits_for_who_picks_pages(struct kunit *test)
 {
@@ -915,20 +955,14 @@ static void oom_waits_for_a_page_that_moves(struct kunit *test)
 	const struct migration_case *c = test->param_value;
 	struct fake_host *h = test_host(test, c->features | F(DEFLATE_ON_OOM));
 	struct vbal_dev *vb = test_plug_bound(test);
-	struct page *newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
 	struct vbal_move *move = &vb->size.move;
 	struct oom_task task;
+	struct page *newpage;
 
-	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, newpage);
 	test_resize_to(test, 15);
 	cancel_delayed_work_sync(&vb->size.work);
-	fake_host_set_budget(h, FAKE_INFLATE, 0);
-	fake_host_set_budget(h, FAKE_REPORT, 0);
-	KUNIT_EXPECT_EQ(test, exchange(vb, c->mode, newpage), 0);
-	put_page(newpage);
-	oom_begin(test, &task, vb);
-	KUNIT_EXPECT_TRUE(test, fake_wait(!work_busy(&task.work)));
-	KUNIT_EXPECT_EQ(test, oom_end(&task), 14UL);
+	newpage = move_unseen(test, vb, c->mode);
+	KUNIT_EXPECT_EQ(test, oom_at_once(test, vb), 14UL);
 	KUNIT_EXPECT_TRUE(test, PageOffline(newpage));
 	KUNIT_EXPECT_EQ(test, page_count(newpage), 1);
 	oom_begin(test, &task, vb);
@@ -944,22 +978,17 @@ static void oom_beside_a_worker_that_waits(struct kunit *test)
 	const struct migration_case *c = test->param_value;
 	struct fake_host *h = test_host(test, c->features | F(DEFLATE_ON_OOM));
 	struct vbal_dev *vb = test_plug_bound(test);
-	struct page *newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
+	struct vbal_vq *q =
+		&vb->wire.q[c->mode == VBAL_MODE_RANGE ? VBAL_VQ_REPORT :
+							 VBAL_VQ_INFLATE];
 	unsigned long freed = 0;
 
-	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, newpage);
 	test_resize_to(test, 15);
-	fake_host_set_budget(h, FAKE_INFLATE, 0);
-	fake_host_set_budget(h, FAKE_REPORT, 0);
-	KUNIT_EXPECT_EQ(test, exchange(vb, c->mode, newpage), 0);
-	put_page(newpage);
+	move_unseen(test, vb, c->mode);
 	fake_host_set_target(h, 4);
 	test_expect_actual(test, 4);
 	fake_host_set_target(h, 0);
-	KUNIT_EXPECT_TRUE(test, fake_wait(test_sleeps(
-					&vb->wire.q[c->mode == VBAL_MODE_RANGE ?
-							    VBAL_VQ_REPORT :
-							    VBAL_VQ_INFLATE])));
+	KUNIT_EXPECT_TRUE(test, fake_wait(test_sleeps(q)));
 	KUNIT_EXPECT_EQ(test, vbal_pages_held(&vb->size.pages), 1UL);
 	KUNIT_EXPECT_TRUE(test, mutex_trylock(&vb->size.move.lock));
 	mutex_unlock(&vb->size.move.lock);
@@ -974,16 +1003,13 @@ static void oom_gives_what_a_dead_device_has_not_seen(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, PFN | F(DEFLATE_ON_OOM));
 	struct vbal_dev *vb = test_plug_bound(test);
-	struct page *newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
 	vbal_broke_fn *broke = vb->wire.broke;
 	unsigned long freed = 0;
 
-	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, newpage);
 	test_resize_to(test, 15);
 	cancel_delayed_work_sync(&vb->size.work);
 	fake_host_silence(h);
-	KUNIT_EXPECT_EQ(test, exchange(vb, VBAL_MODE_PFN, newpage), 0);
-	put_page(newpage);
+	move_unseen(test, vb, VBAL_MODE_PFN);
 	vb->wire.broke = test_nobody_is_told;
 	vbal_wire_kill(&vb->wire);
 	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
@@ -1012,17 +1038,13 @@ static void move_is_waited_for_and_not_the_next(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, RANGE);
 	struct vbal_dev *vb = test_plug_bound(test);
-	struct page *newpage = alloc_page(GFP_HIGHUSER_MOVABLE);
 	struct vbal_move *move = &vb->size.move;
 	struct vbal_vq *report = &vb->wire.q[VBAL_VQ_REPORT];
 	struct move_task task = { .move = move };
 
-	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, newpage);
 	KUNIT_EXPECT_EQ(test, vbal_move_wait(move), 0);
 	test_resize_to(test, 15);
-	fake_host_set_budget(h, FAKE_REPORT, 0);
-	KUNIT_EXPECT_EQ(test, exchange(vb, VBAL_MODE_RANGE, newpage), 0);
-	put_page(newpage);
+	move_unseen(test, vb, VBAL_MODE_RANGE);
 	INIT_WORK_ONSTACK(&task.work, move_task_fn);
 	queue_work(system_long_wq, &task.work);
 	KUNIT_EXPECT_TRUE(test, fake_wait(test_sleeps(report)));
@@ -1041,26 +1063,9 @@ static void oom_by_range_before_pfns_that_wait(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, RANGE | F(DEFLATE_ON_OOM));
 	struct vbal_dev *vb = test_plug_bound(test);
-	struct vbal_size *size = &vb->size;
-	const unsigned long piece = FRAMES_2M / 2;
-	struct oom_task task;
-	unsigned long freed;
 
-	test_resize_to(test, piece);
-	WRITE_ONCE(size->ranges, false);
-	test_resize_to(test, piece + FRAMES_2M);
-	test_resize_to(test, piece + 2 * FRAMES_2M);
-	cancel_delayed_work_sync(&size->work);
-	fake_host_set_budget(h, FAKE_DEFLATE, 0);
-	mutex_lock(&size->oom_lock);
-	mutex_lock(&size->move.lock);
-	freed = vbal_oom_deflate(size, FRAMES_2M, jiffies);
-	mutex_unlock(&size->move.lock);
-	mutex_unlock(&size->oom_lock);
-	KUNIT_EXPECT_EQ(test, freed, (unsigned long)FRAMES_2M);
-	oom_begin(test, &task, vb);
-	KUNIT_EXPECT_TRUE(test, fake_wait(!work_busy(&task.work)));
-	KUNIT_EXPECT_EQ(test, oom_end(&task), piece);
+	oom_fill_deflate_queue(test, vb);
+	KUNIT_EXPECT_EQ(test, oom_at_once(test, vb), OOM_PIECE);
 	fake_host_speak(h);
 	test_resize_to(test, 0);
 }

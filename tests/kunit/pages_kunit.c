@@ -381,6 +381,25 @@ static void pick_leaves_what_has_to_stay(struct kunit *test)
 	vbal_pages_free(&t->vp, &t->blocks);
 }
 
+/* Of a block in pages one goes back, and one stays to which somebody has a reference. */
+static struct page *withhold_one_that_is_seen(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	struct page *seen;
+
+	hold(test, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_MODE_PFN);
+	vbal_pages_settle(&t->vp, ULONG_MAX);
+	seen = list_first_entry(&t->vp.bag[VBAL_MODE_PFN].singles.pages,
+				struct page, lru);
+	get_page(seen);
+	t->vp.withhold = withhold_first;
+	KUNIT_EXPECT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, 1, &t->blocks),
+			1UL);
+	vbal_pages_free(&t->vp, &t->blocks);
+	return seen;
+}
+
 /* Who has a reference may have its lock: the core would not have it back. */
 static void pick_keeps_what_somebody_looks_at(struct kunit *test)
 {
@@ -388,15 +407,7 @@ static void pick_keeps_what_somebody_looks_at(struct kunit *test)
 	struct vbal_bag *bag = &t->vp.bag[VBAL_MODE_PFN];
 	struct page *seen;
 
-	hold(test, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_MODE_PFN);
-	vbal_pages_settle(&t->vp, ULONG_MAX);
-	seen = list_first_entry(&bag->singles.pages, struct page, lru);
-	get_page(seen);
-	t->vp.withhold = withhold_first;
-	KUNIT_EXPECT_EQ(test,
-			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, 1, &t->blocks),
-			1UL);
-	vbal_pages_free(&t->vp, &t->blocks);
+	seen = withhold_one_that_is_seen(test);
 	lock_page(seen);
 	KUNIT_EXPECT_EQ(test, vbal_pages_keeps(&t->vp),
 			!vbal_balloon_page_may_return(seen));
@@ -423,16 +434,8 @@ static void settle_lets_what_was_kept_move(struct kunit *test)
 	struct vbal_bag *bag = &t->vp.bag[VBAL_MODE_PFN];
 	struct page *seen;
 
-	hold(test, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_MODE_PFN);
-	vbal_pages_settle(&t->vp, ULONG_MAX);
-	seen = list_first_entry(&bag->singles.pages, struct page, lru);
-	get_page(seen);
-	t->vp.withhold = withhold_first;
-	KUNIT_EXPECT_EQ(test,
-			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, 1, &t->blocks),
-			1UL);
+	seen = withhold_one_that_is_seen(test);
 	t->vp.withhold = NULL;
-	vbal_pages_free(&t->vp, &t->blocks);
 	put_page(seen);
 	vbal_pages_set_offlining(&t->vp, true);
 	vbal_pages_set_offlining(&t->vp, false);

@@ -248,7 +248,7 @@ void sim_last_words(void)
 		vbal_state_name(size->state), vbal_pages_held(&size->pages),
 		size->busy_pages, vbal_guard_policy_name(size->guard.policy),
 		size->guard.may_give_back, size->guard.nr_oom_pages);
-	pr_crit("log: %s, %lu single pages by PFN, %lu by range, OOM step of %lu is out, rings have %d, %d, %d in flight, locks %d, %d\n",
+	pr_crit("log: %s, %ld single pages by PFN, %ld by range, OOM step of %lu is out, rings have %u, %u, %u in flight, locks %d, %d\n",
 		vbal_life_name(vbal_life_now(&s->vb->wire.life)),
 		atomic_long_read(&size->pages.bag[VBAL_MODE_PFN].nr_singles),
 		atomic_long_read(&size->pages.bag[VBAL_MODE_RANGE].nr_singles),
