@@ -345,18 +345,21 @@ inline bag_put(f, q)
 	if :: q == REPORT -> add(held_range, f) :: else -> add(held_pfn, f) fi
 }
 
-inline bag_pick(bag, f)
+/* One of @those, which are of @bag. */
+inline bag_pick_of(bag, those, f)
 {
 	if
-	:: has(bag, 0) -> f = 0
-	:: has(bag, 1) -> f = 1
+	:: has(those, 0) -> f = 0
+	:: has(those, 1) -> f = 1
 #if NR_FRAMES > 2
-	:: has(bag, 2) -> f = 2
+	:: has(those, 2) -> f = 2
 #endif
-	:: bag == 0 -> f = NOTHING
+	:: (those) == 0 -> f = NOTHING
 	fi;
 	if :: f != NOTHING -> drop(bag, f) :: else fi
 }
+
+#define bag_pick(bag, f) bag_pick_of(bag, bag, f)
 
 /* vbal_move_withhold(): what the host has still to see */
 #if NR_MOVES && !defined(M_PICK_ANY)
@@ -366,17 +369,12 @@ inline bag_pick(bag, f)
 #define may_leave(bag) (bag)
 #endif
 
+/* Within an atomic step: what may leave is looked at once. */
+hidden byte leaving;
 inline bag_pick_seen(bag, f)
 {
-	if
-	:: has(may_leave(bag), 0) -> f = 0
-	:: has(may_leave(bag), 1) -> f = 1
-#if NR_FRAMES > 2
-	:: has(may_leave(bag), 2) -> f = 2
-#endif
-	:: may_leave(bag) == 0 -> f = NOTHING
-	fi;
-	if :: f != NOTHING -> drop(bag, f) :: else fi
+	leaving = may_leave(bag);
+	bag_pick_of(bag, leaving, f)
 }
 
 /* ================= balloon_size.c ================= */
