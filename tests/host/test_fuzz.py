@@ -56,7 +56,7 @@ class Kernel:
         seen, reports = set(), []
         for word in words:
             report = word.report()
-            data = bytes.fromhex(str(word).partition(" ")[2])
+            data = bytes.fromhex("".join(word.inputs))
             seen |= set(data)
             report.read(f"runs|1|1|{len(seen)}")
             if self.bad in data.hex(" ").split():
@@ -84,7 +84,7 @@ def test_what_brings_no_edge_is_not_learned(fuzz, tmp_path, monkeypatch, capsys)
 
 @pytest.mark.parametrize("wanted, processors, told", [
     (7, 2, ["run 1 4", "run 2 3"]),
-    (100005, 1, ["run 1 50000", "run 2 50000", "run 3 5"]),
+    (200005, 1, ["run 1 100000", "run 2 100000", "run 3 5"]),
 ])
 def test_a_search_ends(fuzz, monkeypatch, wanted, processors, told):
     monkeypatch.setattr(fuzz.os, "cpu_count", lambda: processors)
@@ -108,3 +108,27 @@ def test_a_search_ends_with_what_it_finds(fuzz):
     search.add([report])
     assert (search.runs, search.edges, search.inputs) == (7, 12, ["01", "0203"])
     assert search.failed is report and search.words() == []
+
+
+def test_the_inputs_are_told_in_few_words(fuzz):
+    inputs = [f"{number:02x}" * length for number, length in enumerate([1, 192, 5] * 20)]
+    words = fuzz.in_few_words(inputs)
+    assert [text for word in words for text in word.inputs] == inputs
+    assert all(len(str(word)) <= fuzz.WORD_CHARS for word in words) and len(words) < 5
+    assert fuzz.in_few_words([]) == []
+
+
+def test_what_brings_a_boot_nothing_is_dropped(fuzz):
+    search = fuzz.Search(["01", "02", "03"], 10)
+    reports = [word.report() for word in search.words()]
+    search.inputs.append("04")  # found by another boot meanwhile
+    for line in ("new|01", "new|03", "runs|3|2|12"):
+        reports[0].read(line)
+    for line in ("new|05", "runs|13|3|13"):
+        reports[1].read(line)
+    search.add(reports)
+    assert search.inputs == ["01", "03", "04", "05"]
+
+
+def test_searches_go_different_ways(fuzz):
+    assert str(fuzz.Search([], 1, seed=41).words()[-1]) == "run 42 1"

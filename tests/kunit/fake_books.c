@@ -5,6 +5,7 @@
  */
 #include "fake_books.h"
 
+#include <linux/bitmap.h>
 #include <linux/gfp.h>
 #include <linux/kallsyms.h>
 #include <linux/mm.h>
@@ -39,16 +40,20 @@
  */
 #define BOOKS_STACK_DEPTH 4
 
+/* So many frames are a sheet: to go through all of memory after each life takes long. */
+#define BOOKS_SHEET 512ul
+
 static struct {
 	raw_spinlock_t lock;
 	u8 *frame;
 	unsigned long nr_frames;
+	/* By sheet: written to by the host since its reset, marked in the audit under way. */
+	unsigned long *written;
+	unsigned long *seen;
 	bool must_tell;
 	unsigned long nr_owned[BOOKS_NR_OWNERS];
 	unsigned long nr_own;
 	unsigned long nr_audited;
-	unsigned long seen_from;
-	unsigned long seen_to;
 	bool audit_differs;
 	unsigned int nr_errors;
 	const char *error;
@@ -83,12 +88,43 @@ static void books_set_own(unsigned long frame, bool own)
 	books.nr_own += own ? 1 : -1;
 }
 
+static unsigned long books_nr_sheets(void)
+{
+	return DIV_ROUND_UP(books.nr_frames, BOOKS_SHEET);
+}
+
+static void books_mark(unsigned long *sheets, unsigned long frame,
+		       unsigned long end)
+{
+	unsigned long sheet;
+
+	for (sheet = frame / BOOKS_SHEET; sheet * BOOKS_SHEET < end; sheet++)
+		__set_bit(sheet, sheets);
+}
+
+/* Do something to the states on the sheets that are marked, eight at once. */
+static __always_inline void books_each_marked(unsigned long *sheets,
+					      void (*what)(unsigned long frame,
+							   u64 *states))
+{
+	unsigned long sheet, frame, end;
+
+	for_each_set_bit(sheet, sheets, books_nr_sheets()) {
+		frame = sheet * BOOKS_SHEET;
+		end = min(frame + BOOKS_SHEET, books.nr_frames);
+		for (; frame < end; frame += BOOKS_EIGHT)
+			what(frame, (u64 *)&books.frame[frame]);
+	}
+	bitmap_zero(sheets, books_nr_sheets());
+}
+
 /*
  * What to do to each frame of some pages, under the lock. @eight does the same to
- * eight of them, or returns false.
+ * eight of them, or returns false. @sheets: where to mark them, or NULL.
  */
 static __always_inline void books_each(const struct page *page,
 				       unsigned long nr_pages,
+				       unsigned long *sheets,
 				       void (*what)(unsigned long frame),
 				       bool (*eight)(u64 *states))
 {
@@ -100,6 +136,8 @@ static __always_inline void books_each(const struct page *page,
 	if (end > books.nr_frames)
 		books_error(end, "a frame that is no memory");
 	end = min(end, books.nr_frames);
+	if (sheets)
+		books_mark(sheets, frame, end);
 	while (frame < end) {
 		if (IS_ALIGNED(frame, BOOKS_EIGHT) &&
 		    frame + BOOKS_EIGHT <= end &&
@@ -116,10 +154,12 @@ static void books_one(unsigned long frame, void (*what)(unsigned long frame))
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&books.lock, flags);
-	if (frame < books.nr_frames)
+	if (frame < books.nr_frames) {
+		__set_bit(frame / BOOKS_SHEET, books.written);
 		what(frame);
-	else
+	} else {
 		books_error(frame, "a frame that is no memory");
+	}
 	raw_spin_unlock_irqrestore(&books.lock, flags);
 }
 
@@ -211,7 +251,7 @@ static noinline bool books_called_by_us(void)
 static noinline void books_probe_free(void *unused, struct page *page,
 				      unsigned int order)
 {
-	books_each(page, 1UL << order, books_freed, books_freed_eight);
+	books_each(page, 1UL << order, NULL, books_freed, books_freed_eight);
 }
 
 static noinline void books_probe_alloc(void *unused, struct page *page,
@@ -221,10 +261,10 @@ static noinline void books_probe_alloc(void *unused, struct page *page,
 	if (!page)
 		return;
 	if (books_called_by_us())
-		books_each(page, 1UL << order, books_handed_to_us,
+		books_each(page, 1UL << order, NULL, books_handed_to_us,
 			   books_handed_to_us_eight);
 	else
-		books_each(page, 1UL << order, books_handed_out,
+		books_each(page, 1UL << order, NULL, books_handed_out,
 			   books_handed_out_eight);
 }
 
@@ -276,6 +316,25 @@ static int books_hook(void)
 
 /* Life ---------------------------------------------------------------------- */
 
+static int books_alloc(void)
+{
+	books.written = bitmap_zalloc(books_nr_sheets(), GFP_KERNEL);
+	books.seen = bitmap_zalloc(books_nr_sheets(), GFP_KERNEL);
+	/* No vmalloc(): its page tables would stay. */
+	books.frame =
+		alloc_pages_exact(books.nr_frames, GFP_KERNEL | __GFP_ZERO);
+	return books.written && books.seen && books.frame ? 0 : -ENOMEM;
+}
+
+static void books_free(void)
+{
+	if (books.frame)
+		free_pages_exact(books.frame, books.nr_frames);
+	books.frame = NULL;
+	bitmap_free(books.seen);
+	bitmap_free(books.written);
+}
+
 /* Before the first test of a suite. */
 int fake_books_open(void)
 {
@@ -285,19 +344,14 @@ int fake_books_open(void)
 	for_each_online_node(nid)
 		nr_pages = max(nr_pages, node_end_pfn(nid));
 	books.nr_frames = round_up(nr_pages * FRAMES_PER_PAGE, sizeof(u64));
-	/* No vmalloc(): its page tables would stay. */
-	books.frame =
-		alloc_pages_exact(books.nr_frames, GFP_KERNEL | __GFP_ZERO);
-	if (!books.frame)
-		return -ENOMEM;
 	memset(books.nr_owned, 0, sizeof(books.nr_owned));
 	books.nr_owned[BOOKS_GUEST] = books.nr_frames;
 	books.nr_own = 0;
-	books.seen_from = 0;
-	books.seen_to = 0;
-	ret = books_hook();
+	ret = books_alloc();
+	if (!ret)
+		ret = books_hook();
 	if (ret)
-		free_pages_exact(books.frame, books.nr_frames);
+		books_free();
 	return ret;
 }
 
@@ -305,8 +359,7 @@ int fake_books_open(void)
 void fake_books_close(void)
 {
 	books_unhook(ARRAY_SIZE(books_points));
-	free_pages_exact(books.frame, books.nr_frames);
-	books.frame = NULL;
+	books_free();
 }
 
 /* Before each test: what was found wrong before was told before. */
@@ -417,12 +470,13 @@ void fake_books_take_pfn(unsigned long frame)
 
 void fake_books_give_range(struct page *page, unsigned long nr_pages)
 {
-	books_each(page, nr_pages, books_give_range, books_give_range_eight);
+	books_each(page, nr_pages, books.written, books_give_range,
+		   books_give_range_eight);
 }
 
 void fake_books_lend(struct page *page, unsigned long nr_pages)
 {
-	books_each(page, nr_pages, books_lend, books_lend_eight);
+	books_each(page, nr_pages, books.written, books_lend, books_lend_eight);
 }
 
 void fake_books_answer_pfn(unsigned long frame)
@@ -432,14 +486,14 @@ void fake_books_answer_pfn(unsigned long frame)
 
 void fake_books_answer_range(struct page *page, unsigned long nr_pages)
 {
-	books_each(page, nr_pages, books_answer, books_answer_eight);
+	books_each(page, nr_pages, NULL, books_answer, books_answer_eight);
 }
 
-static void books_forget(unsigned long frame, unsigned long nr_frames)
+static void books_forget_eight(unsigned long frame, u64 *states)
 {
-	unsigned long end = frame + nr_frames;
+	unsigned long end = frame + BOOKS_EIGHT;
 
-	for (; frame < end; frame++) {
+	for (; *states && frame < end; frame++) {
 		u8 state = books.frame[frame];
 
 		if (state & BOOKS_FREED)
@@ -453,13 +507,10 @@ static void books_forget(unsigned long frame, unsigned long nr_frames)
 /* All is the guest's. What the host had is lost until somebody frees it. */
 void fake_books_reset(void)
 {
-	const u64 *eight = (u64 *)books.frame;
-	unsigned long i, flags;
+	unsigned long flags;
 
 	raw_spin_lock_irqsave(&books.lock, flags);
-	for (i = 0; i < books.nr_frames / BOOKS_EIGHT; i++)
-		if (eight[i])
-			books_forget(i * BOOKS_EIGHT, BOOKS_EIGHT);
+	books_each_marked(books.written, books_forget_eight);
 	raw_spin_unlock_irqrestore(&books.lock, flags);
 }
 
@@ -506,6 +557,11 @@ unsigned int fake_books_errors(const char **first, unsigned long *frame)
 	return READ_ONCE(books.nr_errors);
 }
 
+static void books_unsee_eight(unsigned long frame, u64 *states)
+{
+	*states &= ~BOOKS_ALL(BOOKS_SEEN);
+}
+
 /*
  * An audit: the driver's own lists, block by block, against the books. They
  * agree when each block is where the books say, none is met twice, and the
@@ -513,15 +569,10 @@ unsigned int fake_books_errors(const char **first, unsigned long *frame)
  */
 void fake_books_audit_begin(void)
 {
-	u64 *eight = (u64 *)books.frame;
-	unsigned long i, flags;
+	unsigned long flags;
 
 	raw_spin_lock_irqsave(&books.lock, flags);
-	for (i = books.seen_from / BOOKS_EIGHT;
-	     i < DIV_ROUND_UP(books.seen_to, BOOKS_EIGHT); i++)
-		eight[i] &= ~BOOKS_ALL(BOOKS_SEEN);
-	books.seen_from = books.nr_frames;
-	books.seen_to = 0;
+	books_each_marked(books.seen, books_unsee_eight);
 	books.nr_audited = 0;
 	books.audit_differs = false;
 	raw_spin_unlock_irqrestore(&books.lock, flags);
@@ -535,8 +586,7 @@ void fake_books_audit(struct page *page, unsigned int order,
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&books.lock, flags);
-	books.seen_from = min(books.seen_from, frame);
-	books.seen_to = max(books.seen_to, end);
+	books_mark(books.seen, frame, end);
 	for (; frame < end; frame++) {
 		u8 state = books.frame[frame];
 

@@ -111,10 +111,11 @@ static bool fuzz_is_new(unsigned int i)
 /* Return: how many edges were passed, or passed so often, for the first time. */
 static unsigned int fuzz_look(void)
 {
-	unsigned int nr_new = 0, i;
+	const u8 *end = fuzz_map + FUZZ_MAP_SIZE, *at = fuzz_map;
+	unsigned int nr_new = 0;
 
-	for (i = 0; i < FUZZ_MAP_SIZE; i++)
-		nr_new += fuzz_map[i] && fuzz_is_new(i);
+	while ((at = memchr_inv(at, 0, end - at)))
+		nr_new += fuzz_is_new(at++ - fuzz_map);
 	return nr_new;
 }
 
@@ -296,7 +297,17 @@ static int fuzz_one(const char *text, bool trace)
 			      sizeof(fuzz_last_report));
 }
 
-/* "run SEED NR", "input HEX", "trace HEX" */
+static int fuzz_each(char *texts)
+{
+	char *text;
+	int ret = 0;
+
+	while (!ret && (text = strsep(&texts, " ")))
+		ret = fuzz_one(text, false);
+	return ret;
+}
+
+/* "run SEED NR", "input HEX...", "trace HEX" */
 static int fuzz_obey(void *data)
 {
 	char *text = strim(data);
@@ -304,7 +315,7 @@ static int fuzz_obey(void *data)
 	u64 seed;
 
 	if (!strncmp(text, "input ", 6))
-		return fuzz_one(text + 6, false);
+		return fuzz_each(text + 6);
 	if (!strncmp(text, "trace ", 6))
 		return fuzz_one(text + 6, true);
 	if (sscanf(text, "run %llu %lu", &seed, &nr_runs) == 2)
@@ -373,4 +384,4 @@ static const struct kernel_param_ops fuzz_param_ops = {
 	.get = fuzz_param_get,
 };
 module_param_cb(fuzz, &fuzz_param_ops, NULL, 0600);
-MODULE_PARM_DESC(fuzz, "run SEED NR, input HEX, trace HEX, at run time");
+MODULE_PARM_DESC(fuzz, "run SEED NR, input HEX..., trace HEX, at run time");
