@@ -139,12 +139,6 @@ void vbal_pages_rewind(struct vbal_pages *vp)
 	vp->top_order = VBAL_MAX_ORDER;
 }
 
-/* Without the core's help nothing of ours may stand where all has to move. */
-static gfp_t vbal_pages_gfp_zone(void)
-{
-	return VBAL_PAGES_CAN_MOVE ? __GFP_HIGHMEM | __GFP_MOVABLE : 0;
-}
-
 /**
  * vbal_pages_gfp_block() - how to ask for whole blocks
  *
@@ -156,8 +150,8 @@ static gfp_t vbal_pages_gfp_zone(void)
  */
 gfp_t vbal_pages_gfp_block(void)
 {
-	return vbal_pages_gfp_zone() | __GFP_NOWARN | __GFP_NORETRY |
-	       __GFP_NOMEMALLOC | vbal_gfp_uncleared;
+	return VBAL_GFP_ZONE | __GFP_NOWARN | __GFP_NORETRY | __GFP_NOMEMALLOC |
+	       vbal_gfp_uncleared;
 }
 
 /*
@@ -597,13 +591,18 @@ void vbal_pages_hold(struct vbal_pages *vp, struct vbal_blocks *in,
 	vbal_bag_put_all(vp, in, mode);
 }
 
-/* How many pages follow @page in @pages and in memory, itself included. */
+/*
+ * How many pages follow @page in @pages and in memory, itself included. A zone may
+ * begin anywhere, and a block is all of it the zone's that its first page is in.
+ */
 static unsigned long vbal_run_length(struct page *page, struct list_head *pages)
 {
+	struct zone *zone = page_zone(page);
 	unsigned long nr_pages = 1;
 
 	while (!list_is_last(&page->lru, pages) &&
-	       list_next_entry(page, lru) == page + 1) {
+	       list_next_entry(page, lru) == page + 1 &&
+	       page_zone(page + 1) == zone) {
 		page++;
 		nr_pages++;
 	}
@@ -625,7 +624,7 @@ static bool vbal_block_join(struct vbal_pages *vp, struct page *page,
 	unsigned long i;
 
 	lockdep_assert_held(&vp->lock);
-	if (vp->offlining)
+	if (vp->offlining || !vbal_pages_may_join())
 		return false;
 	for (i = 0; i < 1UL << order; i++)
 		if (!page_ref_freeze(page + i, 1))

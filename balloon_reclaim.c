@@ -53,7 +53,7 @@ unsigned long vbal_zone_room(struct zone *zone)
  * @nid: the node, online
  *
  * Context: any; takes no lock.
- * Return: pages, the sum over its zones.
+ * Return: pages, the sum over those of its zones that may be asked.
  */
 unsigned long vbal_node_room(int nid)
 {
@@ -61,7 +61,7 @@ unsigned long vbal_node_room(int nid)
 	unsigned long nr_pages = 0;
 	int i;
 
-	for (i = 0; i < MAX_NR_ZONES; i++)
+	for (i = 0; i <= gfp_zone(VBAL_GFP_ZONE); i++)
 		if (managed_zone(&zones[i]))
 			nr_pages += vbal_zone_room(&zones[i]);
 	return nr_pages;
@@ -116,7 +116,7 @@ static unsigned long vbal_zone_pieces(const struct zone *zone,
  * @end_order: smaller than this
  *
  * Context: any; takes no lock.
- * Return: pages, over all zones.
+ * Return: pages, over all zones that may be asked.
  */
 unsigned long vbal_reclaim_pieces(unsigned int end_order)
 {
@@ -126,7 +126,7 @@ unsigned long vbal_reclaim_pieces(unsigned int end_order)
 
 	for_each_online_node(nid) {
 		zones = NODE_DATA(nid)->node_zones;
-		for (i = 0; i < MAX_NR_ZONES; i++)
+		for (i = 0; i <= gfp_zone(VBAL_GFP_ZONE); i++)
 			if (managed_zone(&zones[i]))
 				nr_pages +=
 					vbal_zone_pieces(&zones[i], end_order);
@@ -309,10 +309,12 @@ struct page *vbal_reclaim_take(gfp_t gfp, unsigned int order, unsigned int how)
 			if (!managed_zone(zone) || i > gfp_zone(gfp))
 				continue;
 			page = vbal_zone_take(zone, gfp, order, how);
-			/* The kernel's own zones are not drained for pieces. */
-			if (page || (how & VBAL_TAKE_PIECES &&
-				     i == ZONE_MOVABLE && vbal_zone_room(zone)))
+			if (page)
 				return page;
+			/* The kernel's own zones are not drained for pieces. */
+			if (how & VBAL_TAKE_PIECES && i == ZONE_MOVABLE &&
+			    vbal_zone_room(zone))
+				break;
 		}
 		node_set(nid, tried);
 	}

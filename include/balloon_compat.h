@@ -159,6 +159,19 @@ static inline void vbal_balloon_page_unmark(struct page *page)
 }
 
 /*
+ * v6.10: memory profiling has a mark for each page that is allocated; of a block that
+ * is freed the allocator looks at the first page's only.
+ */
+static inline bool vbal_pages_may_join(void)
+{
+#ifdef CONFIG_MEM_ALLOC_PROFILING
+	return !mem_alloc_profiling_enabled();
+#else
+	return true;
+#endif
+}
+
+/*
  * v7.0: the core puts the new page on the list and lets go of the old one.
  * CONFIG_BALLOON_MIGRATION is the new name of CONFIG_BALLOON_COMPACTION; without
  * either the core never calls a driver's migratepage.
@@ -185,7 +198,7 @@ static inline void vbal_balloon_page_swap(struct balloon_dev_info *bdi,
  * May a page that was taken from the core be put on its list again? v7.0: always.
  * Before, the core expects that nobody has the page's lock (BUG_ON), as somebody may
  * who has had a reference since it was the core's; who comes later does not take it
- * for one of those any more.
+ * for one of those any more: until v6.16 by its mapping, since v6.17 by its mark.
  */
 static inline bool vbal_balloon_page_may_return(struct page *page)
 {
@@ -193,6 +206,7 @@ static inline bool vbal_balloon_page_may_return(struct page *page)
 	if (!page_ref_freeze(page, 1))
 		return false;
 	page->mapping = NULL;
+	vbal_balloon_page_unmark(page);
 	page_ref_unfreeze(page, 1);
 #endif
 	return true;

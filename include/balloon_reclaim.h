@@ -25,6 +25,10 @@
 #define VBAL_RECLAIM_ORDER MAX_PAGE_ORDER
 #define VBAL_RECLAIM_PAGES BIT(VBAL_RECLAIM_ORDER)
 
+/* Without the core's help nothing of ours may stand where all has to move. */
+#define VBAL_GFP_ZONE \
+	(VBAL_PAGES_CAN_MOVE ? __GFP_HIGHMEM | __GFP_MOVABLE : __GFP_HIGHMEM)
+
 /* More than this does not wait in pieces to be merged. */
 #define VBAL_PIECES_MAX_PAGES ((unsigned long)SZ_128M >> PAGE_SHIFT)
 

@@ -483,6 +483,36 @@ static void offlining_has_nothing_joined(struct kunit *test)
 	vbal_pages_free(&t->vp, &t->blocks);
 }
 
+static void set_zones(struct page *page, unsigned long nr_pages,
+		      enum zone_type zone)
+{
+	while (nr_pages--)
+		set_page_zone(page++, zone);
+}
+
+/* As where a node begins at an odd megabyte; only the mark of a zone counts. */
+static void what_is_joined_is_of_one_zone(struct kunit *test)
+{
+	struct pages_test *t = test->priv;
+	enum zone_type zone;
+	struct page *page;
+
+	hold(test, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_MODE_PFN);
+	page = list_first_entry(
+		&t->vp.bag[VBAL_MODE_PFN].blocks[VBAL_BLOCK_ORDER], struct page,
+		lru);
+	vbal_pages_settle(&t->vp, BLOCK_PAGES);
+	zone = page_zonenum(page);
+	set_zones(page + BLOCK_PAGES / 2, BLOCK_PAGES / 2, ZONE_MOVABLE);
+	KUNIT_EXPECT_EQ(test,
+			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, BLOCK_PAGES,
+					&t->blocks),
+			BLOCK_PAGES);
+	KUNIT_EXPECT_EQ(test, t->blocks.nr_blocks, 2UL);
+	set_zones(page + BLOCK_PAGES / 2, BLOCK_PAGES / 2, zone);
+	vbal_pages_free(&t->vp, &t->blocks);
+}
+
 static void choose_takes_ranges_before_pfns(struct kunit *test)
 {
 	struct pages_test *t = test->priv;
@@ -512,7 +542,7 @@ static void gfp_block_takes_movable_memory_without_reclaim(struct kunit *test)
 	gfp_t gfp = vbal_pages_gfp_block();
 
 	KUNIT_EXPECT_FALSE(test, gfp & __GFP_RECLAIM);
-	KUNIT_EXPECT_EQ(test, !!(gfp & __GFP_HIGHMEM), VBAL_PAGES_CAN_MOVE);
+	KUNIT_EXPECT_TRUE(test, gfp & __GFP_HIGHMEM);
 	KUNIT_EXPECT_EQ(test, !!(gfp & __GFP_MOVABLE), VBAL_PAGES_CAN_MOVE);
 	KUNIT_EXPECT_TRUE(test, gfp & __GFP_NOWARN);
 }
@@ -965,6 +995,7 @@ static struct kunit_case pages_test_cases[] = {
 	KUNIT_CASE(settle_lets_what_was_kept_move),
 	KUNIT_CASE(offlining_leaves_nothing_whole),
 	KUNIT_CASE(offlining_has_nothing_joined),
+	KUNIT_CASE(what_is_joined_is_of_one_zone),
 	KUNIT_CASE(choose_takes_ranges_before_pfns),
 	KUNIT_CASE(choose_takes_singles_before_splitting),
 	KUNIT_CASE(gfp_block_takes_movable_memory_without_reclaim),
