@@ -10,6 +10,7 @@
 #include <linux/crash_dump.h>
 #include <linux/module.h>
 #include <linux/reboot.h>
+#include <linux/suspend.h>
 #include <linux/slab.h>
 #include <linux/virtio_ring.h>
 
@@ -359,6 +360,28 @@ static int vbal_reboot_notify(struct notifier_block *nb, unsigned long action,
 	return NOTIFY_DONE;
 }
 
+/*
+ * Work is frozen before devices: who waited for a silent host then would keep the
+ * guest from its sleep.
+ */
+static int vbal_pm_notify(struct notifier_block *nb, unsigned long action,
+			  void *unused)
+{
+	struct vbal_dev *vb = container_of(nb, struct vbal_dev, pm_nb);
+
+	switch (action) {
+	case PM_SUSPEND_PREPARE:
+	case PM_HIBERNATION_PREPARE:
+	case PM_RESTORE_PREPARE:
+		WRITE_ONCE(vb->wire.falls_asleep, true);
+		break;
+	default:
+		WRITE_ONCE(vb->wire.falls_asleep, false);
+		break;
+	}
+	return NOTIFY_DONE;
+}
+
 static void vbal_config_changed(struct virtio_device *vdev)
 {
 	struct vbal_dev *vb = vbal_dev_of(vdev);
@@ -398,6 +421,7 @@ static struct vbal_dev *vbal_dev_alloc(struct virtio_device *vdev)
 	mutex_init(&vb->life_lock);
 	INIT_DELAYED_WORK(&vb->recover_work, vbal_recover_work_fn);
 	vb->reboot_nb.notifier_call = vbal_reboot_notify;
+	vb->pm_nb.notifier_call = vbal_pm_notify;
 	vbal_wire_init(&vb->wire, vdev, vbal_broke);
 	/* First: vbal_dev_free() undoes it whatever became of it. */
 	ret = vbal_size_alloc(&vb->size, &vb->wire);
@@ -433,6 +457,9 @@ static int vbal_probe(struct virtio_device *vdev)
 	ret = register_reboot_notifier(&vb->reboot_nb);
 	if (ret)
 		goto err_free;
+	ret = register_pm_notifier(&vb->pm_nb);
+	if (ret)
+		goto err_reboot;
 	vbal_sysfs_init(vb);
 	ret = vbal_connect(vb);
 	if (ret)
@@ -441,6 +468,8 @@ static int vbal_probe(struct virtio_device *vdev)
 
 err_sysfs:
 	vbal_sysfs_exit(vb);
+	unregister_pm_notifier(&vb->pm_nb);
+err_reboot:
 	unregister_reboot_notifier(&vb->reboot_nb);
 	cancel_delayed_work_sync(&vb->recover_work);
 err_free:
@@ -453,6 +482,7 @@ static void vbal_remove(struct virtio_device *vdev)
 	struct vbal_dev *vb = vbal_dev_of(vdev);
 
 	vbal_sysfs_exit(vb);
+	unregister_pm_notifier(&vb->pm_nb);
 	unregister_reboot_notifier(&vb->reboot_nb);
 	vbal_end(vb, true);
 	cancel_delayed_work_sync(&vb->recover_work);
@@ -465,6 +495,8 @@ static void vbal_remove(struct virtio_device *vdev)
 static int vbal_freeze(struct virtio_device *vdev)
 {
 	vbal_disconnect(vbal_dev_of(vdev));
+	/* Over with the reset; the core would tell the device so again after it. */
+	vdev->failed = false;
 	return 0;
 }
 
@@ -523,14 +555,17 @@ static struct virtio_driver vbal_driver = {
 /* Two drivers compete for the device: say so when the other one has it. */
 static int vbal_warn_if_taken(struct device *dev, void *unused)
 {
-	struct device_driver *driver = READ_ONCE(dev->driver);
+	struct device_driver *driver;
 
+	device_lock(dev);
+	driver = dev->driver;
 	if (dev_to_virtio(dev)->id.device == VIRTIO_ID_BALLOON && driver &&
 	    driver != &vbal_driver.driver)
 		dev_warn(
 			dev,
 			"balloon device is owned by %s; unload that driver (rmmod %s) and load vballoon again, see README\n",
 			driver->name, driver->name);
+	device_unlock(dev);
 	return 0;
 }
 

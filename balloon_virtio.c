@@ -262,7 +262,8 @@ int vbal_wire_connect(struct vbal_wire *wire)
 	int ret;
 
 	ret = vbal_wire_find_vqs(wire, VBAL_NR_VQS);
-	if (ret) {
+	/* Short of memory the device is not without queues. */
+	if (ret && ret != -ENOMEM) {
 		dev_warn(
 			&wire->vdev->dev,
 			"no queues for all offered features (%d), trying without the optional ones\n",
@@ -401,11 +402,13 @@ void vbal_wire_kill(struct vbal_wire *wire)
  * One that was pulled out reads as all ones: it seems to need a reset, too.
  *
  * Context: Process context.
- * Return: true if a queue broke, or the device asks for it (virtio 1.2, 2.1.2).
+ * Return: true if a queue broke, the device asks for it (virtio 1.2, 2.1.2), or
+ * somebody else has reset it (as a bus does) and so forgotten its driver.
  */
 bool vbal_wire_is_broken(struct vbal_wire *wire)
 {
 	unsigned int id;
+	u8 status;
 
 	for (id = 0; id < VBAL_NR_VQS; id++) {
 		struct virtqueue *vq = READ_ONCE(wire->q[id].vq);
@@ -413,8 +416,9 @@ bool vbal_wire_is_broken(struct vbal_wire *wire)
 		if (vq && virtqueue_is_broken(vq))
 			return true;
 	}
-	return wire->vdev->config->get_status(wire->vdev) &
-	       VIRTIO_CONFIG_S_NEEDS_RESET;
+	status = wire->vdev->config->get_status(wire->vdev);
+	return status & VIRTIO_CONFIG_S_NEEDS_RESET ||
+	       !(status & VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
 static bool vbal_vq_usable(struct vbal_vq *q)
@@ -624,6 +628,13 @@ static bool vbal_vq_silent(struct vbal_vq *q)
 					   msecs_to_jiffies(VBAL_GRACE_MS));
 }
 
+/* The driver goes, or the guest is about to sleep. */
+static bool vbal_wire_is_leaving(const struct vbal_wire *wire)
+{
+	return vbal_life_now(&wire->life) == VBAL_LIFE_STOPPING ||
+	       READ_ONCE(wire->falls_asleep);
+}
+
 static int vbal_vq_wait_while(struct vbal_vq *q, vbal_vq_cond *cond, void *arg,
 			      bool bounded)
 {
@@ -642,9 +653,8 @@ static int vbal_vq_wait_while(struct vbal_vq *q, vbal_vq_cond *cond, void *arg,
 			vbal_wire_kill(q->wire);
 			return -EIO;
 		}
-		if (vbal_life_now(&q->wire->life) == VBAL_LIFE_STOPPING)
-			bounded = true;
-		if (bounded && vbal_vq_silent(q)) {
+		if ((bounded || vbal_wire_is_leaving(q->wire)) &&
+		    vbal_vq_silent(q)) {
 			dev_warn(
 				&q->wire->vdev->dev,
 				"the host does not answer, resetting the device\n");
@@ -1103,6 +1113,23 @@ void vbal_wire_acked(struct vbal_wire *wire, const struct vbal_batch *batch)
 	trace_vbal_batch_ack(wire, batch, div_u64(latency_ns, NSEC_PER_USEC));
 }
 
+/* A field of the config space; @value where it cannot be read, as ccw has it. */
+static u32 vbal_wire_read(struct vbal_wire *wire, unsigned int offset,
+			  u32 value)
+{
+	__le32 field = cpu_to_le32(value);
+
+	wire->vdev->config->get(wire->vdev, offset, &field, sizeof(field));
+	return le32_to_cpu(field);
+}
+
+static u32 vbal_wire_read_target(struct vbal_wire *wire)
+{
+	return vbal_wire_read(wire,
+			      offsetof(struct virtio_balloon_config, num_pages),
+			      wire->target_frames);
+}
+
 /**
  * vbal_wire_target_frames() - what the host asks for now
  * @wire: the wire
@@ -1110,24 +1137,21 @@ void vbal_wire_acked(struct vbal_wire *wire, const struct vbal_batch *batch)
  * Legacy transports read byte by byte: there it is read until it holds still.
  *
  * Context: Process context.
- * Return: num_pages in frames of 4 KiB; what the device says, however absurd.
+ * Return: num_pages in frames of 4 KiB; what the device says, however absurd, and
+ * what it said last where it says nothing.
  */
 u32 vbal_wire_target_frames(struct vbal_wire *wire)
 {
+	u32 nr_frames = vbal_wire_read_target(wire), again;
 	unsigned int tries = 8;
-	u32 nr_frames, again;
 
-	virtio_cread_le(wire->vdev, struct virtio_balloon_config, num_pages,
-			&nr_frames);
-	if (virtio_has_feature(wire->vdev, VIRTIO_F_VERSION_1))
-		return nr_frames;
-	while (tries--) {
-		virtio_cread_le(wire->vdev, struct virtio_balloon_config,
-				num_pages, &again);
+	while (!virtio_has_feature(wire->vdev, VIRTIO_F_VERSION_1) && tries--) {
+		again = vbal_wire_read_target(wire);
 		if (again == nr_frames)
 			break;
 		nr_frames = again;
 	}
+	wire->target_frames = nr_frames;
 	return nr_frames;
 }
 
@@ -1162,11 +1186,10 @@ void vbal_wire_set_actual(struct vbal_wire *wire, u32 nr_frames)
  */
 u32 vbal_wire_hint_cmd(struct vbal_wire *wire)
 {
-	u32 cmd;
-
-	virtio_cread_le(wire->vdev, struct virtio_balloon_config,
-			free_page_hint_cmd_id, &cmd);
-	return cmd;
+	return vbal_wire_read(wire,
+			      offsetof(struct virtio_balloon_config,
+				       free_page_hint_cmd_id),
+			      VIRTIO_BALLOON_CMD_ID_STOP);
 }
 
 /**

@@ -121,6 +121,7 @@ enum vbal_pfn_cause {
  * @recover_pause_ms: pause before the last of them; the next is twice as long
  * @recovered_at_ms: when that was
  * @reboot_nb: stops the device before another kernel runs
+ * @pm_nb: has nobody wait for a silent host while the guest falls asleep
  */
 struct vbal_dev {
 	struct vbal_wire wire;
@@ -139,6 +140,7 @@ struct vbal_dev {
 	unsigned int recover_pause_ms;
 	u64 recovered_at_ms;
 	struct notifier_block reboot_nb;
+	struct notifier_block pm_nb;
 };
 
 static inline struct vbal_dev *vbal_dev_of(struct virtio_device *vdev)

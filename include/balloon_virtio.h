@@ -146,7 +146,9 @@ typedef void vbal_broke_fn(struct vbal_wire *wire);
  * @q: the queues
  * @kill_lock: one reset only
  * @kill_work: resets a device whose queue broke while nobody waited for it
+ * @falls_asleep: no wait for a silent host is without an end
  * @max_ranges: ranges in one request, so that two fit the reporting queue
+ * @target_frames: what the device has asked for last
  * @actual_frames: last value written to the device; size worker
  * @actual_known: @actual_frames is what the device has
  * @answer: how long the host took for a batch
@@ -158,8 +160,10 @@ struct vbal_wire {
 	struct vbal_vq q[VBAL_NR_VQS];
 	struct mutex kill_lock;
 	struct work_struct kill_work;
+	bool falls_asleep;
 	unsigned int max_ranges;
 
+	u32 target_frames;
 	u32 actual_frames;
 	bool actual_known;
 

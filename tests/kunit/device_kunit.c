@@ -397,6 +397,85 @@ static void restore_says_that_it_failed(struct kunit *test)
 	test_unplug(test);
 }
 
+/* The core remembers a failure, and would tell the device of it each time. */
+static void failure_is_over_when_it_works_again(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct vbal_dev *vb = test_plug_bound(test);
+
+	KUNIT_ASSERT_EQ(test, virtio_device_freeze(&h->vdev), 0);
+	h->fail_queue = FAKE_DEFLATE;
+	KUNIT_EXPECT_EQ(test, virtio_device_restore(&h->vdev), -EIO);
+	h->fail_queue = -1;
+	mod_delayed_work(vb->side_wq, &vb->recover_work, 0);
+	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_is_up(&vb->wire.life)));
+	KUNIT_EXPECT_FALSE(test, h->status & VIRTIO_CONFIG_S_FAILED);
+	test_resize_to(test, FRAMES_2M);
+}
+
+/* What is short of memory for a moment is not without queues. */
+static void restore_without_memory_gives_up_no_queue(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, RANGE);
+	struct vbal_dev *vb = test_plug_bound(test);
+
+	KUNIT_ASSERT_EQ(test, virtio_device_freeze(&h->vdev), 0);
+	h->fail_queue = FAKE_REPORT;
+	h->fail_error = -ENOMEM;
+	KUNIT_EXPECT_EQ(test, virtio_device_restore(&h->vdev), -ENOMEM);
+	h->fail_queue = -1;
+	mod_delayed_work(vb->side_wq, &vb->recover_work, 0);
+	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_is_up(&vb->wire.life)));
+	KUNIT_EXPECT_TRUE(test, vbal_wire_usable(&vb->wire, VBAL_VQ_REPORT));
+}
+
+/* As by a function level reset, of which nobody tells the driver. */
+static void reset_by_others_is_noticed(struct kunit *test)
+{
+	struct device_test *t = test->priv;
+	struct fake_host *h = test_host(test, PFN);
+	struct vbal_dev *vb = test_plug_bound(test);
+
+	test_resize_to(test, FRAMES_2M);
+	t->may_break = true;
+	h->vdev.config->reset(&h->vdev);
+	fake_host_set_target(h, 2 * FRAMES_2M);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->nr_recoveries)));
+	test_resize_to(test, FRAMES_2M);
+}
+
+/* Tasks are frozen before devices: who waits for the host keeps the guest awake. */
+static void sleep_waits_for_no_silent_host(struct kunit *test)
+{
+	struct device_test *t = test->priv;
+	struct fake_host *h = test_host(test, PFN);
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct vbal_vq *inflate = &vb->wire.q[VBAL_VQ_INFLATE];
+
+	t->may_break = true;
+	fake_host_silence(h);
+	fake_host_set_target(h, FRAMES_2M);
+	KUNIT_ASSERT_TRUE(test, fake_wait(test_sleeps(inflate)));
+	vb->pm_nb.notifier_call(&vb->pm_nb, PM_SUSPEND_PREPARE, NULL);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(h->nr_resets)));
+	fake_host_speak(h);
+	vb->pm_nb.notifier_call(&vb->pm_nb, PM_POST_SUSPEND, NULL);
+	KUNIT_EXPECT_FALSE(test, vb->wire.falls_asleep);
+	test_resize_to(test, FRAMES_2M);
+}
+
+/* The ccw transport leaves the buffer alone when it cannot read. */
+static void target_that_cannot_be_read_is_no_target(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct vbal_dev *vb = test_plug_bound(test);
+
+	test_resize_to(test, FRAMES_2M);
+	WRITE_ONCE(h->unreadable, true);
+	KUNIT_EXPECT_EQ(test, vbal_wire_target_frames(&vb->wire), FRAMES_2M);
+	WRITE_ONCE(h->unreadable, false);
+}
+
 /* Without DEFLATE_ON_OOM the size worker rests then: nobody wakes it. */
 static struct vbal_dev *plug_full_at_rest(struct kunit *test)
 {
@@ -1319,6 +1398,11 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(oom_counts_what_others_free),
 	KUNIT_CASE(freeze_and_restore_come_back_to_the_target),
 	KUNIT_CASE(restore_says_that_it_failed),
+	KUNIT_CASE(failure_is_over_when_it_works_again),
+	KUNIT_CASE(restore_without_memory_gives_up_no_queue),
+	KUNIT_CASE(reset_by_others_is_noticed),
+	KUNIT_CASE(sleep_waits_for_no_silent_host),
+	KUNIT_CASE(target_that_cannot_be_read_is_no_target),
 	KUNIT_CASE(worker_looks_when_reclaim_begins),
 	KUNIT_CASE(relieve_gives_back_below_the_target),
 	KUNIT_CASE(relieve_goes_on_in_the_next_slice),

@@ -95,7 +95,8 @@ static void fake_get(struct virtio_device *vdev, unsigned int offset, void *buf,
 
 	if (WARN_ON_ONCE(offset + len > sizeof(h->config)))
 		return;
-	memcpy(buf, (u8 *)&h->config + offset, len);
+	if (!READ_ONCE(h->unreadable))
+		memcpy(buf, (u8 *)&h->config + offset, len);
 }
 
 static void fake_set(struct virtio_device *vdev, unsigned int offset,
@@ -222,7 +223,7 @@ static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 		if (kind == FAKE_NR_QUEUES)
 			ret = -ENOENT;
 		else if (kind == h->fail_queue)
-			ret = -EIO;
+			ret = h->fail_error;
 		else
 			ret = fake_setup_vq(h, kind, index++, &wanted_vq);
 		if (!ret)
@@ -603,6 +604,14 @@ static void fake_use_queue(struct fake_host *h, enum fake_queue kind)
 		fake_kick(h);
 }
 
+/* A device that the driver has called failed serves nobody until it is reset. */
+static bool fake_is_served(struct fake_host *h)
+{
+	return (h->status &
+		(VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FAILED)) ==
+	       VIRTIO_CONFIG_S_DRIVER_OK;
+}
+
 /* One look at a queue. */
 static void fake_walk_queue(struct fake_host *h, enum fake_queue kind)
 {
@@ -611,8 +620,7 @@ static void fake_walk_queue(struct fake_host *h, enum fake_queue kind)
 	struct vring vring;
 	u16 old;
 
-	if (!q->vq || READ_ONCE(h->gone) ||
-	    !(h->status & VIRTIO_CONFIG_S_DRIVER_OK))
+	if (!q->vq || READ_ONCE(h->gone) || !fake_is_served(h))
 		return;
 	/* Not before: the core asks the driver for its features. */
 	tell = virtio_has_feature(&h->vdev, VIRTIO_BALLOON_F_MUST_TELL_HOST);
@@ -662,6 +670,7 @@ struct fake_host *fake_host_create(u64 features)
 		return NULL;
 	h->offered = features;
 	h->fail_queue = -1;
+	h->fail_error = -EIO;
 	h->stats_head = -1;
 	mutex_init(&h->lock);
 	init_waitqueue_head(&h->kick);

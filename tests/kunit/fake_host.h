@@ -72,6 +72,8 @@ struct fake_vq {
  * @missing: queues that do not exist although their feature is offered
  * @ring_size: of each queue
  * @fail_queue: find_vqs fails at this queue, -1 for none
+ * @fail_error: with this error
+ * @unreadable: reads of the config space leave the buffer as it was
  * @used_len: the length to report for used buffers
  * @reverse: use the buffers of one look in reverse order
  * @twice: use each buffer twice
@@ -113,6 +115,8 @@ struct fake_host {
 	unsigned long missing;
 	unsigned int ring_size[FAKE_NR_QUEUES];
 	int fail_queue;
+	int fail_error;
+	bool unreadable;
 	u32 used_len;
 	bool reverse;
 	bool twice;

@@ -12,6 +12,7 @@
 #include <linux/mm.h>
 #include <linux/reboot.h>
 #include <linux/sched.h>
+#include <linux/suspend.h>
 
 #define SIM_SMALL_FRAMES 700
 #define SIM_LARGE_FRAMES (16384u)
@@ -739,6 +740,7 @@ static void sim_sleep(struct sim *s)
 	bool pending;
 
 	sim_put_back_isolated(s);
+	vb->pm_nb.notifier_call(&vb->pm_nb, PM_SUSPEND_PREPARE, NULL);
 	pending = cancel_delayed_work_sync(&vb->recover_work);
 	device_lock(dev);
 	if (virtio_device_freeze(&s->h->vdev))
@@ -752,6 +754,7 @@ static void sim_sleep(struct sim *s)
 	if (virtio_device_restore(&s->h->vdev) && s->h->fail_queue < 0)
 		sim_fail(s, "the device does not wake up");
 	device_unlock(dev);
+	vb->pm_nb.notifier_call(&vb->pm_nb, PM_POST_SUSPEND, NULL);
 	if (pending)
 		mod_delayed_work(vb->side_wq, &vb->recover_work, HZ);
 }
