@@ -133,18 +133,29 @@ static unsigned long vbal_hint_spare_pages(struct vbal_hint *h)
 }
 
 /*
- * Largest orders first; what has run out is not asked for again in this round.
- * ZONE_MOVABLE is fine here: the block goes back when memory goes offline.
+ * ZONE_MOVABLE is fine here: the block goes back when memory goes offline. Nobody
+ * tells of an area of CMA that it is needed, so where there may be one the block is
+ * asked for as what does not move.
  */
-static struct page *vbal_hint_alloc(struct vbal_hint *h, unsigned long spare)
+static struct page *vbal_hint_alloc_block(unsigned int order)
 {
 	gfp_t gfp = vbal_pages_gfp_block();
+	struct page *page = alloc_pages(gfp, order);
 
+	if (!page || !vbal_zone_has_cma(page_zone(page)))
+		return page;
+	__free_pages(page, order);
+	return alloc_pages(gfp & ~__GFP_MOVABLE, order);
+}
+
+/* Largest orders first; what has run out is not asked for again in this round. */
+static struct page *vbal_hint_alloc(struct vbal_hint *h, unsigned long spare)
+{
 	for (; h->order >= VBAL_BLOCK_ORDER; h->order--) {
 		struct page *page = NULL;
 
 		if (spare >> h->order)
-			page = alloc_pages(gfp, h->order);
+			page = vbal_hint_alloc_block(h->order);
 		if (page) {
 			trace_vbal_block_alloc(page_to_pfn(page), h->order);
 			set_page_private(page, h->order);

@@ -83,6 +83,19 @@ def test_held_blocks_yield_to_a_guest_that_needs_them(guest):
     guest.wait_for(lambda: read(guest, "hint_held_bytes") == 0, 120, "the rest to come back")
 
 
+def test_contiguous_memory_is_had_during_a_migration(lab, debug_kernel):
+    """What is hinted cannot move; Debian's kernel for amd64 has no such areas."""
+    area, nr_pages = "/sys/kernel/debug/cma/*", 224 * MIB // 4096
+    with lab.fresh(kernel=debug_kernel, patience=4, balloon_opts=OPTIONS,
+                   append="cma=256M") as guest:
+        begin_slow_migration(guest)
+        used = guest.run(f"echo {nr_pages} >$(echo {area}/alloc); cat {area}/used", 300)[1]
+        assert int(used.split()[-1]) >= nr_pages
+        assert read(guest, "hint_held_bytes") > 0
+        cancel_migration(guest)
+        guest.check_clean()
+
+
 def test_unloading_in_the_middle_of_a_migration_gives_all_back(guest):
     free_kb = guest.meminfo()["MemFree"]
     begin_slow_migration(guest)
