@@ -652,17 +652,25 @@ static void vbal_settle(struct vbal_size *size, int ret,
 	}
 }
 
-/* Blocks that the OOM notifier could not send, or not wait for. */
-static void vbal_oom_finish_locked(struct vbal_size *size)
+/*
+ * Blocks that the OOM notifier could not send, or not wait for. Return: pages, where
+ * the host has seen them, or sees nothing any more.
+ */
+static unsigned long vbal_oom_finish_locked(struct vbal_size *size)
 {
 	struct vbal_batch *batch = size->oom_batch;
+	unsigned long nr_pages = batch->blocks.nr_pages;
 
 	lockdep_assert_held(&size->oom_lock);
-	if (size->oom_unsent)
-		size->oom_unsent = vbal_wire_try_submit(size->wire, batch);
-	if (!size->oom_unsent && batch->blocks.nr_pages &&
-	    vbal_wire_done(size->wire, batch))
-		vbal_pages_free(&size->pages, &batch->blocks);
+	if (!vbal_life_is_over(&size->wire->life)) {
+		if (size->oom_unsent)
+			size->oom_unsent =
+				vbal_wire_try_submit(size->wire, batch);
+		if (size->oom_unsent || !vbal_wire_done(size->wire, batch))
+			return 0;
+	}
+	vbal_pages_free(&size->pages, &batch->blocks);
+	return nr_pages;
 }
 
 static void vbal_oom_finish(struct vbal_size *size)
@@ -862,12 +870,16 @@ static void vbal_size_reclaim_begins(struct vbal_guard *g)
 		vbal_size_wake(size);
 }
 
-/* Up, or dead but not yet released: between both nothing can be given. */
-static bool vbal_oom_may_give(struct vbal_size *size)
+/*
+ * Up, or dead but not yet released: between both nothing can be given. While the
+ * device is being reset that is waited for; but who stops it waits for @oom_lock.
+ */
+static bool vbal_oom_may_wait(struct vbal_size *size)
 {
 	enum vbal_life_state state = vbal_life_now(&size->wire->life);
 
-	return state == VBAL_LIFE_UP || state == VBAL_LIFE_DEAD;
+	return state == VBAL_LIFE_UP || state == VBAL_LIFE_RESETTING ||
+	       state == VBAL_LIFE_DEAD;
 }
 
 /*
@@ -886,9 +898,12 @@ static unsigned long vbal_oom_relieve(struct vbal_size *size,
 			return 0;
 	WRITE_ONCE(size->move.wanted, true);
 	do {
-		if (!vbal_oom_may_give(size))
+		if (!vbal_oom_may_wait(size))
 			break;
-		if (!mutex_trylock(&size->move.lock))
+		nr_pages = vbal_oom_finish_locked(size);
+		if (nr_pages ||
+		    vbal_life_now(&size->wire->life) == VBAL_LIFE_RESETTING ||
+		    !mutex_trylock(&size->move.lock))
 			continue;
 		if (!step)
 			step = vbal_guard_oom_step(&size->guard, now_ms);

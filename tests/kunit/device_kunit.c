@@ -1099,6 +1099,63 @@ static void oom_gives_what_a_dead_device_has_not_seen(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_is_up(&vb->wire.life)));
 }
 
+/* Nor does it have what somebody could not wait for, and holds ready. */
+static void oom_gives_what_waited_for_a_dead_device(struct kunit *test)
+{
+	struct fake_host *h =
+		test_host(test, PFN | F(DEFLATE_ON_OOM) | F(MUST_TELL_HOST));
+	struct vbal_dev *vb = test_plug_bound(test);
+	unsigned int wait_ms = vbal_oom_wait_ms;
+	vbal_broke_fn *broke = vb->wire.broke;
+	unsigned long freed = 0;
+
+	test_resize_to(test, 15);
+	fake_host_set_budget(h, FAKE_DEFLATE, 0);
+	vbal_oom_wait_ms = 0;
+	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
+	vbal_oom_wait_ms = wait_ms;
+	KUNIT_EXPECT_EQ(test, freed, 0UL);
+	KUNIT_EXPECT_EQ(test, vb->size.oom_batch->blocks.nr_pages, 15UL);
+	vb->wire.broke = test_nobody_is_told;
+	vbal_wire_kill(&vb->wire);
+	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
+	KUNIT_EXPECT_EQ(test, freed, 15UL);
+	vb->wire.broke = broke;
+	fake_host_speak(h);
+	mod_delayed_work(vb->side_wq, &vb->recover_work, 0);
+	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_is_up(&vb->wire.life)));
+}
+
+static void kill_task_fn(struct work_struct *work)
+{
+	vbal_wire_kill(&container_of(work, struct oom_task, work)->vb->wire);
+}
+
+/* A device that is being reset is one that is dead a moment later. */
+static void oom_waits_for_a_reset(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN | F(DEFLATE_ON_OOM));
+	struct vbal_dev *vb = test_plug_bound(test);
+	struct oom_task kill = { .vb = vb }, task;
+	vbal_broke_fn *broke = vb->wire.broke;
+
+	test_resize_to(test, 15);
+	vb->wire.broke = test_nobody_is_told;
+	WRITE_ONCE(h->hold_reset, true);
+	INIT_WORK_ONSTACK(&kill.work, kill_task_fn);
+	queue_work(system_long_wq, &kill.work);
+	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_now(&vb->wire.life) ==
+					  VBAL_LIFE_RESETTING));
+	oom_begin(test, &task, vb);
+	WRITE_ONCE(h->hold_reset, false);
+	KUNIT_EXPECT_EQ(test, oom_end(&task), 15UL);
+	flush_work(&kill.work);
+	destroy_work_on_stack(&kill.work);
+	vb->wire.broke = broke;
+	mod_delayed_work(vb->side_wq, &vb->recover_work, 0);
+	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_is_up(&vb->wire.life)));
+}
+
 struct move_task {
 	struct work_struct work;
 	struct vbal_move *move;
@@ -1392,6 +1449,8 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE_PARAM(oom_waits_for_a_page_that_moves, migration_gen_params),
 	KUNIT_CASE_PARAM(oom_beside_a_worker_that_waits, migration_gen_params),
 	KUNIT_CASE(oom_gives_what_a_dead_device_has_not_seen),
+	KUNIT_CASE(oom_gives_what_waited_for_a_dead_device),
+	KUNIT_CASE(oom_waits_for_a_reset),
 	KUNIT_CASE(move_is_waited_for_and_not_the_next),
 	KUNIT_CASE(oom_by_range_before_pfns_that_wait),
 	KUNIT_CASE(oom_waits_for_the_last_step),
