@@ -205,7 +205,8 @@ static int vbal_move_try(struct vbal_move *move, enum vbal_mode mode,
 {
 	int ret;
 
-	if (READ_ONCE(move->wanted) || !mutex_trylock(&move->lock))
+	if (READ_ONCE(move->wanted) || READ_ONCE(move->drains) ||
+	    !mutex_trylock(&move->lock))
 		return -EAGAIN;
 	ret = vbal_move_exchange(move, mode, newpage, page);
 	mutex_unlock(&move->lock);

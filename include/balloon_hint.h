@@ -42,7 +42,8 @@ struct vbal_hint_slot;
  * @wq: runs @work
  * @work: the only one that sends
  * @running: between start and stop; READ_ONCE in @work and config_changed
- * @changed: the host's id has to be read; set in config_changed
+ * @changed: the host's id has to be read; set in config_changed. An int: there are
+ *	machines that exchange nothing smaller
  * @phase: where we are; @work
  * @host_id: the host's command id as last read; @work
  * @round_id: id of the last round begun; @work
@@ -71,7 +72,7 @@ struct vbal_hint {
 	struct workqueue_struct *wq;
 	struct work_struct work;
 	bool running;
-	bool changed;
+	int changed;
 
 	enum vbal_hint_phase phase;
 	u32 host_id;

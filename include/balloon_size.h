@@ -54,7 +54,7 @@
  * @state_since_ms: since when (monotonic clock)
  * @why: and why, a constant phrase
  * @retry_at_ms: no new attempt at an unchanged target before; size worker
- * @retry_now: unless somebody changed a setting; xchg
+ * @retry_now: unless somebody changed a setting; xchg, so an int
  * @resize_start_ns: when the present resize began, 0 between resizes
  * @resize_from_pages: what was held then
  * @last_inflate_bps: bytes a second of the last inflate
@@ -91,7 +91,7 @@ struct vbal_size {
 	u64 state_since_ms;
 	const char *why;
 	u64 retry_at_ms;
-	bool retry_now;
+	int retry_now;
 	u64 resize_start_ns;
 	unsigned long resize_from_pages;
 	u64 last_inflate_bps;

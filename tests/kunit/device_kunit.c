@@ -883,6 +883,31 @@ static void migration_hears_nothing_after_a_reset(struct kunit *test)
 	test_resize_to(test, 0);
 }
 
+/* Pages that move one after the other could keep the queue from being empty for good. */
+static void migration_leaves_the_queue_to_who_waits_for_it(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct page *spare = spare_pages(test);
+	struct vbal_dev *vb = test_plug_bound(test);
+
+	test_resize_to(test, 127);
+	fake_host_silence(h);
+	KUNIT_EXPECT_EQ(
+		test, exchange_oldest(vb, VBAL_MODE_PFN, spare, MIGRATE_ASYNC),
+		0);
+	fake_host_set_target(h, 255);
+	KUNIT_EXPECT_TRUE(test,
+			  fake_wait(test_sleeps(&vb->wire.q[VBAL_VQ_DEFLATE])));
+	KUNIT_EXPECT_EQ(test,
+			exchange_oldest(vb, VBAL_MODE_PFN, spare + 1,
+					MIGRATE_ASYNC),
+			-EAGAIN);
+	fake_host_speak(h);
+	test_expect_actual(test, 255);
+	put_spare_pages(spare);
+	test_resize_to(test, 0);
+}
+
 /* The OOM notifier needs to know whose the pages are. */
 static void migration_does_not_wait_while_memory_is_short(struct kunit *test)
 {
@@ -1472,6 +1497,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE_PARAM(migration_waits_while_many_are_on_their_way,
 			 room_gen_params),
 	KUNIT_CASE(migration_gives_up_on_a_silent_host),
+	KUNIT_CASE(migration_leaves_the_queue_to_who_waits_for_it),
 	KUNIT_CASE(migration_does_not_wait_while_memory_is_short),
 	KUNIT_CASE(migration_hears_nothing_after_a_reset),
 	KUNIT_CASE_PARAM(migration_waits_for_a_page_that_moved_in,
