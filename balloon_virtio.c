@@ -457,6 +457,9 @@ static int vbal_vq_add_locked(struct vbal_vq *q, struct scatterlist *sg,
 	lockdep_assert_held(&q->lock);
 	if (!vbal_vq_usable(q))
 		return -EIO;
+	/* The core would notify the host of it, under the lock. */
+	if (vbal_vq_num_free(q) < nents)
+		return -ENOSPC;
 	/* GFP_NOWAIT: nothing is allocated, INDIRECT_DESC is not negotiated. */
 	if (out)
 		ret = virtqueue_add_outbuf(q->vq, sg, nents, token, GFP_NOWAIT);

@@ -791,6 +791,21 @@ static void room_case_desc(const struct room_case *c, char *desc)
 KUNIT_ARRAY_PARAM(room, room_cases, room_case_desc);
 
 /* Who needs just this page gone, as for a page of 1 GiB, waits until it can go. */
+/* The core does so itself where a ring is full, under the driver's lock. */
+static void host_is_notified_by_nobody_else(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct vbal_dev *vb;
+
+	h->ring_size[FAKE_INFLATE] = 2;
+	vb = test_plug_bound(test);
+	test_resize_to(test, FRAMES_64M);
+	KUNIT_EXPECT_EQ(
+		test,
+		(unsigned long)atomic_read(&h->q[FAKE_INFLATE].nr_notified),
+		vb->wire.q[VBAL_VQ_INFLATE].nr_notify);
+}
+
 static void migration_waits_while_many_are_on_their_way(struct kunit *test)
 {
 	const struct room_case *c = test->param_value;
@@ -1494,6 +1509,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(relieve_ends_when_the_host_wins),
 	KUNIT_CASE(reboot_resets_the_device),
 	KUNIT_CASE_PARAM(migration_exchanges_a_page, migration_gen_params),
+	KUNIT_CASE(host_is_notified_by_nobody_else),
 	KUNIT_CASE_PARAM(migration_waits_while_many_are_on_their_way,
 			 room_gen_params),
 	KUNIT_CASE(migration_gives_up_on_a_silent_host),
