@@ -84,7 +84,7 @@ def test_what_brings_no_edge_is_not_learned(fuzz, tmp_path, monkeypatch, capsys)
 
 @pytest.mark.parametrize("wanted, processors, told", [
     (7, 2, ["run 1 4", "run 2 3"]),
-    (200005, 1, ["run 1 100000", "run 2 100000", "run 3 5"]),
+    (100005, 1, ["run 1 50000", "run 2 50000", "run 3 5"]),
 ])
 def test_a_search_ends(fuzz, monkeypatch, wanted, processors, told):
     monkeypatch.setattr(fuzz.os, "cpu_count", lambda: processors)
@@ -128,6 +128,15 @@ def test_what_brings_a_boot_nothing_is_dropped(fuzz):
         reports[1].read(line)
     search.add(reports)
     assert search.inputs == ["01", "03", "04", "05"]
+
+
+def test_nothing_is_dropped_where_a_word_was_not_done(fuzz):
+    search = fuzz.Search(["01", "02"], 10)
+    report = search.words()[0].report()
+    report.read("new|01")
+    search.add([report])
+    assert search.inputs == ["01", "02"]
+    assert search.failed is report and report.failure
 
 
 def test_searches_go_different_ways(fuzz):
