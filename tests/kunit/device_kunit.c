@@ -973,6 +973,7 @@ static void migration_waits_for_deflated_pages(struct kunit *test)
 struct oom_task {
 	struct work_struct work;
 	struct vbal_dev *vb;
+	unsigned long begun_jiffies;
 	unsigned long freed;
 	unsigned int wait_ms;
 };
@@ -981,6 +982,7 @@ static void oom_task_fn(struct work_struct *work)
 {
 	struct oom_task *task = container_of(work, struct oom_task, work);
 
+	WRITE_ONCE(task->begun_jiffies, jiffies ?: 1);
 	vbal_oom_notify(&task->vb->size.oom_nb, 0, &task->freed);
 }
 
@@ -992,6 +994,7 @@ static void oom_begin(struct kunit *test, struct oom_task *task,
 	task->wait_ms = vbal_oom_wait_ms;
 	vbal_oom_wait_ms = 600000;
 	task->vb = vb;
+	task->begun_jiffies = 0;
 	task->freed = 0;
 	INIT_WORK_ONSTACK(&task->work, oom_task_fn);
 	queue_work(system_long_wq, &task->work);
@@ -1047,6 +1050,25 @@ static void oom_waits_for_who_picks_pages(struct kunit *test)
 	KUNIT_EXPECT_GT(test, oom_end(&task), 0UL);
 }
 
+/* Who came first may be the one who waits. */
+static void oom_waits_for_another(struct kunit *test)
+{
+	struct vbal_dev *vb;
+	struct oom_task task;
+
+	test_host(test, RANGE);
+	vb = test_plug_bound(test);
+	test_resize_to(test, FRAMES_64M);
+	mutex_lock(&vb->size.oom_lock);
+	oom_begin(test, &task, vb);
+	/* It has looked more than once by then, unless it has gone. */
+	KUNIT_EXPECT_TRUE(
+		test, fake_wait(READ_ONCE(task.begun_jiffies) &&
+				time_after(jiffies, task.begun_jiffies + 3)));
+	mutex_unlock(&vb->size.oom_lock);
+	KUNIT_EXPECT_GT(test, oom_end(&task), 0UL);
+}
+
 /* The device breaks, and is unplugged before anybody else has noticed. */
 static void oom_step_that_cannot_be_sent_holds_nobody_up(struct kunit *test)
 {
@@ -1059,8 +1081,9 @@ static void oom_step_that_cannot_be_sent_holds_nobody_up(struct kunit *test)
 	virtio_break_device(&h->vdev);
 	mutex_lock(&size->oom_lock);
 	KUNIT_EXPECT_EQ(test, vbal_oom_deflate(size, FRAMES_2M, jiffies), 0UL);
-	mutex_unlock(&size->oom_lock);
 	KUNIT_EXPECT_TRUE(test, size->oom_unsent);
+	KUNIT_EXPECT_EQ(test, vbal_oom_finish_locked(size), 0UL);
+	mutex_unlock(&size->oom_lock);
 	test_unplug(test);
 }
 
@@ -1486,6 +1509,7 @@ static struct kunit_case worker_test_cases[] = {
 	KUNIT_CASE(oom_with_must_tell_host_and_silence),
 	KUNIT_CASE(oom_step_that_cannot_be_sent_holds_nobody_up),
 	KUNIT_CASE(oom_waits_for_who_picks_pages),
+	KUNIT_CASE(oom_waits_for_another),
 	KUNIT_CASE_PARAM(oom_waits_for_a_page_that_moves, migration_gen_params),
 	KUNIT_CASE_PARAM(oom_beside_a_worker_that_waits, migration_gen_params),
 	KUNIT_CASE(oom_gives_what_a_dead_device_has_not_seen),

@@ -493,9 +493,10 @@ static void set_zones(struct page *page, unsigned long nr_pages,
 /* As where a node begins at an odd megabyte; only the mark of a zone counts. */
 static void what_is_joined_is_of_one_zone(struct kunit *test)
 {
+	const unsigned long nr_pages = BLOCK_PAGES / 2 - 1;
 	struct pages_test *t = test->priv;
+	struct page *page, *block;
 	enum zone_type zone;
-	struct page *page;
 
 	hold(test, BLOCK_PAGES, VBAL_BLOCK_ORDER, VBAL_MODE_PFN);
 	page = list_first_entry(
@@ -503,13 +504,17 @@ static void what_is_joined_is_of_one_zone(struct kunit *test)
 		lru);
 	vbal_pages_settle(&t->vp, BLOCK_PAGES);
 	zone = page_zonenum(page);
-	set_zones(page + BLOCK_PAGES / 2, BLOCK_PAGES / 2, ZONE_MOVABLE);
+	set_zones(page + BLOCK_PAGES - nr_pages, nr_pages, ZONE_MOVABLE);
 	KUNIT_EXPECT_EQ(test,
 			vbal_pages_pick(&t->vp, VBAL_MODE_PFN, BLOCK_PAGES,
 					&t->blocks),
 			BLOCK_PAGES);
-	KUNIT_EXPECT_EQ(test, t->blocks.nr_blocks, 2UL);
-	set_zones(page + BLOCK_PAGES / 2, BLOCK_PAGES / 2, zone);
+	vbal_for_each_block(block, &t->blocks)
+		KUNIT_EXPECT_PTR_EQ(
+			test, page_zone(block),
+			page_zone(block + BIT(vbal_block_order(block)) - 1));
+	KUNIT_EXPECT_LT(test, t->blocks.nr_blocks, 20UL);
+	set_zones(page + BLOCK_PAGES - nr_pages, nr_pages, zone);
 	vbal_pages_free(&t->vp, &t->blocks);
 }
 
