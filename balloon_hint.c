@@ -134,18 +134,22 @@ static unsigned long vbal_hint_spare_pages(struct vbal_hint *h)
 
 /*
  * ZONE_MOVABLE is fine here: the block goes back when memory goes offline. Nobody
- * tells of an area of CMA that it is needed, so where there may be one the block is
- * asked for as what does not move.
+ * tells of an area of CMA that it is needed, so from the first zone on that may have
+ * one blocks are asked for as what does not move.
  */
-static struct page *vbal_hint_alloc_block(unsigned int order)
+static struct page *vbal_hint_alloc_block(struct vbal_hint *h)
 {
 	gfp_t gfp = vbal_pages_gfp_block();
-	struct page *page = alloc_pages(gfp, order);
+	struct page *page;
 
-	if (!page || !vbal_zone_has_cma(page_zone(page)))
-		return page;
-	__free_pages(page, order);
-	return alloc_pages(gfp & ~__GFP_MOVABLE, order);
+	if (!h->met_cma) {
+		page = alloc_pages(gfp, h->order);
+		if (!page || !vbal_zone_has_cma(page_zone(page)))
+			return page;
+		__free_pages(page, h->order);
+		h->met_cma = true;
+	}
+	return alloc_pages(gfp & ~__GFP_MOVABLE, h->order);
 }
 
 /* Largest orders first; what has run out is not asked for again in this round. */
@@ -155,7 +159,7 @@ static struct page *vbal_hint_alloc(struct vbal_hint *h, unsigned long spare)
 		struct page *page = NULL;
 
 		if (spare >> h->order)
-			page = vbal_hint_alloc_block(h->order);
+			page = vbal_hint_alloc_block(h);
 		if (page) {
 			trace_vbal_block_alloc(page_to_pfn(page), h->order);
 			set_page_private(page, h->order);
@@ -257,6 +261,7 @@ static void vbal_hint_begin_round(struct vbal_hint *h)
 		return;
 	h->round_id = h->host_id;
 	h->order = VBAL_HINT_ORDER;
+	h->met_cma = false;
 	h->phase = VBAL_HINT_ROUND;
 	WRITE_ONCE(h->shrunk, false);
 	WRITE_ONCE(h->nr_rounds, h->nr_rounds + 1);
@@ -296,7 +301,7 @@ static void vbal_hint_work(struct work_struct *work)
 		return;
 	/* Before reading: what changes later sets it and queues us again. */
 	if (xchg(&h->changed, false))
-		h->host_id = vbal_wire_hint_cmd(h->wire);
+		h->host_id = vbal_wire_hint_cmd(h->wire, h->host_id);
 	vbal_vq_reap(vbal_hint_vq(h));
 	vbal_hint_collect(h);
 	vbal_hint_step(h);

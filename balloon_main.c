@@ -557,10 +557,12 @@ static int vbal_warn_if_taken(struct device *dev, void *unused)
 {
 	struct device_driver *driver;
 
+	/* Who has the lock of a disk may wait for it long. */
+	if (dev_to_virtio(dev)->id.device != VIRTIO_ID_BALLOON)
+		return 0;
 	device_lock(dev);
 	driver = dev->driver;
-	if (dev_to_virtio(dev)->id.device == VIRTIO_ID_BALLOON && driver &&
-	    driver != &vbal_driver.driver)
+	if (driver && driver != &vbal_driver.driver)
 		dev_warn(
 			dev,
 			"balloon device is owned by %s; unload that driver (rmmod %s) and load vballoon again, see README\n",

@@ -61,6 +61,15 @@ static bool vbal_move_may_give(struct vbal_move *move, struct page *newpage)
 	return vbal_wire_in_flight(move->wire, VBAL_VQ_DEFLATE) == nr_takes;
 }
 
+/* Who waits for a queue would have moves in front of him for good. */
+static bool vbal_move_in_the_way(struct vbal_move *move, enum vbal_mode mode)
+{
+	if (mode == VBAL_MODE_RANGE)
+		return vbal_wire_awaited(move->wire, VBAL_VQ_REPORT);
+	return vbal_wire_awaited(move->wire, VBAL_VQ_INFLATE) ||
+	       vbal_wire_awaited(move->wire, VBAL_VQ_DEFLATE);
+}
+
 /* A page that has just moved in must not leave before the host has it. */
 static bool vbal_move_may_leave(struct vbal_move *move, struct page *page)
 {
@@ -151,7 +160,8 @@ static int vbal_move_exchange(struct vbal_move *move, enum vbal_mode mode,
 	int ret;
 
 	lockdep_assert_held(&move->lock);
-	if (!vbal_life_is_up(&move->wire->life))
+	if (!vbal_life_is_up(&move->wire->life) ||
+	    vbal_move_in_the_way(move, mode))
 		return -EAGAIN;
 	vbal_move_reap(move);
 	slot = vbal_move_free_slot(move);
@@ -205,8 +215,7 @@ static int vbal_move_try(struct vbal_move *move, enum vbal_mode mode,
 {
 	int ret;
 
-	if (READ_ONCE(move->wanted) || READ_ONCE(move->drains) ||
-	    !mutex_trylock(&move->lock))
+	if (READ_ONCE(move->wanted) || !mutex_trylock(&move->lock))
 		return -EAGAIN;
 	ret = vbal_move_exchange(move, mode, newpage, page);
 	mutex_unlock(&move->lock);

@@ -310,17 +310,6 @@ static int vbal_fill(struct vbal_size *size, struct vbal_batch *batch,
 	return progress || batch->blocks.nr_pages ? 0 : -ENOMEM;
 }
 
-/* Pages that move one after the other could put that off for good. */
-static int vbal_drain_deflate(struct vbal_size *size)
-{
-	int ret;
-
-	WRITE_ONCE(size->move.drains, true);
-	ret = vbal_wire_drain(size->wire, VBAL_VQ_DEFLATE);
-	WRITE_ONCE(size->move.drains, false);
-	return ret;
-}
-
 static int vbal_inflate(struct vbal_size *size, unsigned long want_pages,
 			struct vbal_verdict *v)
 {
@@ -330,7 +319,7 @@ static int vbal_inflate(struct vbal_size *size, unsigned long want_pages,
 	int ret;
 
 	/* A page still on its way back must not be given again before. */
-	ret = vbal_drain_deflate(size);
+	ret = vbal_wire_drain(size->wire, VBAL_VQ_DEFLATE);
 	if (!ret)
 		ret = vbal_get_batch(size, &batch);
 	if (ret)
@@ -349,7 +338,7 @@ static int vbal_inflate(struct vbal_size *size, unsigned long want_pages,
 	if (!batch->blocks.nr_pages)
 		return 1;
 	/* Nor what moved or went back on OOM meanwhile, and is among these now. */
-	ret = vbal_drain_deflate(size);
+	ret = vbal_wire_drain(size->wire, VBAL_VQ_DEFLATE);
 	if (!ret)
 		ret = vbal_wire_load(size->wire, batch, id);
 	if (ret) {

@@ -912,6 +912,17 @@ static bool vbal_cond_room(struct vbal_vq *q, void *arg)
 	return vbal_vq_room(q) >= *(unsigned int *)arg;
 }
 
+/* What can be put off is not added meanwhile: see vbal_wire_awaited(). */
+static int vbal_vq_await(struct vbal_vq *q, vbal_vq_cond *cond, void *arg)
+{
+	int ret;
+
+	atomic_inc(&q->nr_awaiting);
+	ret = vbal_vq_wait(q, cond, arg);
+	atomic_dec(&q->nr_awaiting);
+	return ret;
+}
+
 /**
  * vbal_wire_submit() - hand a loaded batch to the host
  * @wire: the wire
@@ -937,7 +948,7 @@ int vbal_wire_submit(struct vbal_wire *wire, struct vbal_batch *batch)
 	for (i = 0; i < vbal_batch_nr_bufs(batch); i++) {
 		while ((ret = vbal_batch_add_buf(wire, batch, i)) == -ENOSPC) {
 			vbal_vq_notify(q);
-			ret = vbal_vq_wait(q, vbal_cond_room, &nr_descs);
+			ret = vbal_vq_await(q, vbal_cond_room, &nr_descs);
 			if (ret)
 				return ret;
 		}
@@ -1098,7 +1109,7 @@ int vbal_wire_drain(struct vbal_wire *wire, enum vbal_vq_id id)
 
 	if (vbal_cond_empty(q, NULL))
 		return 0;
-	return vbal_vq_wait(q, vbal_cond_empty, NULL);
+	return vbal_vq_await(q, vbal_cond_empty, NULL);
 }
 
 /**
@@ -1183,16 +1194,34 @@ void vbal_wire_set_actual(struct vbal_wire *wire, u32 nr_frames)
 /**
  * vbal_wire_hint_cmd() - the host's present free page hint command
  * @wire: the wire, with FREE_PAGE_HINT negotiated
+ * @last: what it was before
  *
  * Context: Process context.
- * Return: a command id, VIRTIO_BALLOON_CMD_ID_STOP or _DONE.
+ * Return: a command id, VIRTIO_BALLOON_CMD_ID_STOP or _DONE; @last if it cannot be
+ * read.
  */
-u32 vbal_wire_hint_cmd(struct vbal_wire *wire)
+u32 vbal_wire_hint_cmd(struct vbal_wire *wire, u32 last)
 {
 	return vbal_wire_read(wire,
 			      offsetof(struct virtio_balloon_config,
 				       free_page_hint_cmd_id),
-			      VIRTIO_BALLOON_CMD_ID_STOP);
+			      last);
+}
+
+/**
+ * vbal_wire_awaited() - does somebody wait until a queue has emptied
+ * @wire: the wire
+ * @id: the queue
+ *
+ * Who adds one buffer after the other would put that off for good.
+ *
+ * Context: Any.
+ * Return: true if somebody waits for room in it, or until the host has nothing of
+ * it.
+ */
+bool vbal_wire_awaited(struct vbal_wire *wire, enum vbal_vq_id id)
+{
+	return atomic_read(&wire->q[id].nr_awaiting);
 }
 
 /**

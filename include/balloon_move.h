@@ -38,7 +38,6 @@ struct vbal_move_slot {
  * @wire: the way to the host
  * @lock: held while a page moves (trylock), and by whoever picks pages
  * @wanted: somebody who is out of memory tries to have @lock: no page moves
- * @drains: the size worker waits until no page is on its way: none moves
  * @rest_end_ms: until then no page is kept waiting
  * @slot: moves whose buffers the host may have; under @lock
  */
@@ -46,7 +45,6 @@ struct vbal_move {
 	struct vbal_wire *wire;
 	struct mutex lock;
 	bool wanted;
-	bool drains;
 	u64 rest_end_ms;
 	struct vbal_move_slot slot[VBAL_NR_MOVES];
 };

@@ -66,6 +66,7 @@ enum vbal_vq_id {
  * @wait: woken by the host's interrupt and by who reaps for others
  * @work: queued by each interrupt, may be NULL; constant
  * @work_wq: runs @work; constant
+ * @nr_awaiting: so many wait until there is room, or the host has nothing of it
  * @nr_in_flight: buffers the host has; under @lock
  * @progress_jiffies: when a buffer came back last; READ_ONCE
  * @nr_bufs: buffers ever submitted; under @lock
@@ -82,6 +83,7 @@ struct vbal_vq {
 	wait_queue_head_t wait;
 	struct work_struct *work;
 	struct workqueue_struct *work_wq;
+	atomic_t nr_awaiting;
 	unsigned int nr_in_flight;
 	unsigned long progress_jiffies;
 	unsigned long nr_bufs;
@@ -225,8 +227,9 @@ void vbal_vq_wait_tick(struct vbal_vq *q);
 
 u32 vbal_wire_target_frames(struct vbal_wire *wire);
 void vbal_wire_set_actual(struct vbal_wire *wire, u32 nr_frames);
-u32 vbal_wire_hint_cmd(struct vbal_wire *wire);
+u32 vbal_wire_hint_cmd(struct vbal_wire *wire, u32 last);
 unsigned int vbal_wire_in_flight(struct vbal_wire *wire, enum vbal_vq_id id);
+bool vbal_wire_awaited(struct vbal_wire *wire, enum vbal_vq_id id);
 
 /**
  * vbal_wire_has() - was a feature negotiated

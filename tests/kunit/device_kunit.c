@@ -440,8 +440,9 @@ static void reset_by_others_is_noticed(struct kunit *test)
 	t->may_break = true;
 	h->vdev.config->reset(&h->vdev);
 	fake_host_set_target(h, 2 * FRAMES_2M);
-	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->nr_recoveries)));
-	test_resize_to(test, FRAMES_2M);
+	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->nr_recoveries) &&
+					  vbal_life_is_up(&vb->wire.life)));
+	test_resize_to(test, 3 * FRAMES_2M);
 }
 
 /* Tasks are frozen before devices: who waits for the host keeps the guest awake. */
@@ -790,7 +791,6 @@ static void room_case_desc(const struct room_case *c, char *desc)
 
 KUNIT_ARRAY_PARAM(room, room_cases, room_case_desc);
 
-/* Who needs just this page gone, as for a page of 1 GiB, waits until it can go. */
 /* The core does so itself where a ring is full, under the driver's lock. */
 static void host_is_notified_by_nobody_else(struct kunit *test)
 {
@@ -806,6 +806,7 @@ static void host_is_notified_by_nobody_else(struct kunit *test)
 		vb->wire.q[VBAL_VQ_INFLATE].nr_notify);
 }
 
+/* Who needs just this page gone, as for a page of 1 GiB, waits until it can go. */
 static void migration_waits_while_many_are_on_their_way(struct kunit *test)
 {
 	const struct room_case *c = test->param_value;
@@ -1174,9 +1175,11 @@ static void oom_gives_what_waited_for_a_dead_device(struct kunit *test)
 
 	test_resize_to(test, 15);
 	fake_host_set_budget(h, FAKE_DEFLATE, 0);
+	cancel_delayed_work_sync(&vb->size.work);
 	vbal_oom_wait_ms = 0;
 	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
 	vbal_oom_wait_ms = wait_ms;
+	cancel_delayed_work_sync(&vb->size.work);
 	KUNIT_EXPECT_EQ(test, freed, 0UL);
 	KUNIT_EXPECT_EQ(test, vb->size.oom_batch->blocks.nr_pages, 15UL);
 	vb->wire.broke = test_nobody_is_told;
