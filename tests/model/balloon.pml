@@ -556,24 +556,31 @@ inline step()
 	fi
 }
 
+/* vbal_oom_finish_locked(): what was read is the guest's, and all of a device that is over */
+inline oom_finish_locked()
+{
+	if
+	:: oom_unsent && !is_over ->
+		wire_submit(OOM_BUF, DEFLATE, oom_block); oom_unsent = !ok
+	:: else
+	fi;
+	atomic {
+		if
+		:: oom_block != NOTHING && (is_over || (!oom_unsent && !sent[OOM_BUF])) ->
+			frame_free(oom_block); oom_block = NOTHING
+		:: else
+		fi
+	}
+}
+
 /* vbal_oom_finish(): trylock */
 inline oom_finish()
 {
 #if NR_OOM
 	if
 	:: atomic { !oom_lock -> oom_lock = true }
-		if
-		:: oom_unsent -> wire_submit(OOM_BUF, DEFLATE, oom_block); oom_unsent = !ok
-		:: else
-		fi;
-		atomic {
-			if
-			:: !oom_unsent && oom_block != NOTHING && !sent[OOM_BUF] ->
-				frame_free(oom_block); oom_block = NOTHING
-			:: else
-			fi;
-			oom_lock = false
-		}
+		oom_finish_locked();
+		oom_lock = false
 	:: oom_lock
 	fi
 #else
@@ -639,7 +646,7 @@ end:	do
 #else
 #define oom_pick bag_pick_seen
 #endif
-#define oom_may_give (life == UP || life == DEAD)
+#define oom_may_wait (life == UP || life == RESETTING || life == DEAD)
 
 /* vbal_oom_deflate(): ranges first, as vbal_pages_choose() says; @dead is asked each time */
 inline oom_deflate()
@@ -658,12 +665,8 @@ inline oom_deflate()
 		:: else
 		fi;
 		/* vbal_oom_room(): what was sent before has to be read */
+		oom_finish_locked();
 		atomic {
-			if
-			:: !oom_unsent && oom_block != NOTHING && !sent[OOM_BUF] ->
-				frame_free(oom_block); oom_block = NOTHING
-			:: else
-			fi;
 			f = NOTHING;
 			if
 			:: oom_block == NOTHING && !sent[OOM_BUF] -> oom_pick(held_pfn, f)
@@ -705,10 +708,11 @@ active proctype oom()
 		/* vbal_oom_relieve(); trylocks end with the second that it has */
 		:: atomic { !oom_lock -> oom_lock = true }
 			if
-			:: !oom_may_give
-			:: oom_may_give ->
+			:: !oom_may_wait
+			:: oom_may_wait ->
+				oom_finish_locked();
 				if
-				:: atomic { !move_lock -> move_lock = true }
+				:: atomic { life != RESETTING && !move_lock -> move_lock = true }
 				oom_deflate();
 				move_lock = false
 				:: true
