@@ -84,3 +84,28 @@ def test_device_is_unplugged_and_plugged_in_again(lab, guest):
                        60, "the driver to take the new device")
         balloon.resize(SIZE)
         balloon.resize(0)
+
+
+def test_a_reset_by_others_is_got_over(lab):
+    """As by who hands the function to a guest, or a bus error: nobody tells the driver."""
+    name = "/sys/bus/virtio/drivers/vballoon/virtio*"
+    # alone behind a bridge it can be reset by itself
+    with lab.fresh(load=False, balloon_opts="free-page-reporting=on",
+                   extra_qemu=("-device", "pci-bridge,id=bridge0,chassis_nr=1")) as guest:
+        guest.qmp("device_del", id="balloon0")
+        guest.wait_event("DEVICE_DELETED")
+        guest.qmp("device_add", driver="virtio-balloon-pci", id="balloon0", bus="bridge0",
+                  addr="1", **{"free-page-reporting": True})
+        guest.insmod()
+        guest.wait_for(lambda: not guest.run(f"ls {name}")[0], 120, "the driver to take it")
+        guest.inflate(SIZE)
+        guest.wait_inflated(SIZE)
+        assert guest.check(f"cat {name}/balloon/recoveries").strip() == "0"
+        guest.check(f"f=$(echo {name}); echo 1 >$(readlink -f $f)/../reset")
+        guest.wait_for(lambda: guest.check(f"cat {name}/balloon/recoveries").strip() != "0", 120,
+                       "the driver to notice")
+        guest.inflate(2 * SIZE)
+        guest.wait_inflated(2 * SIZE)
+        guest.inflate(0)
+        guest.wait_inflated(0)
+        guest.rmmod("vballoon")
