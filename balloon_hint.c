@@ -135,7 +135,7 @@ static unsigned long vbal_hint_spare_pages(struct vbal_hint *h)
 /*
  * ZONE_MOVABLE is fine here: the block goes back when memory goes offline. Nobody
  * tells of an area of CMA that it is needed, so from the first zone on that may have
- * one blocks are asked for as what does not move.
+ * one blocks of that order are asked for as what does not move.
  */
 static struct page *vbal_hint_alloc_block(struct vbal_hint *h)
 {
@@ -155,7 +155,7 @@ static struct page *vbal_hint_alloc_block(struct vbal_hint *h)
 /* Largest orders first; what has run out is not asked for again in this round. */
 static struct page *vbal_hint_alloc(struct vbal_hint *h, unsigned long spare)
 {
-	for (; h->order >= VBAL_BLOCK_ORDER; h->order--) {
+	for (; h->order >= VBAL_BLOCK_ORDER; h->order--, h->met_cma = false) {
 		struct page *page = NULL;
 
 		if (spare >> h->order)

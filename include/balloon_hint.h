@@ -48,7 +48,7 @@ struct vbal_hint_slot;
  * @host_id: the host's command id as last read; @work
  * @round_id: id of the last round begun; @work
  * @order: largest order that this round still finds; @work
- * @met_cma: this round has come to a zone that may have an area of CMA; @work
+ * @met_cma: with @order it has come to a zone that may have an area of CMA; @work
  * @token: pending while the host has @cmd
  * @cmd: the one command buffer, device endian; ours while not pending
  * @slot: one for each block the ring can carry
