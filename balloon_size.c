@@ -22,6 +22,8 @@
 	max_t(unsigned long, SZ_64M >> PAGE_SHIFT, 1UL << VBAL_MAX_ORDER)
 /* How often a balloon at rest is looked at where it may give back. */
 #define VBAL_WATCH_MS 1000
+/* And else, as nobody may tell of it any more. */
+#define VBAL_LOOK_MS 60000
 /* A balloon that has not moved for so long lets its pages move. */
 #define VBAL_SETTLE_MS 1000
 #define VBAL_SETTLE_STEP_PAGES (SZ_64M >> PAGE_SHIFT)
@@ -599,11 +601,15 @@ static void vbal_pause(struct vbal_size *size, enum vbal_state state,
 	vbal_work_again(size, pause_ms);
 }
 
-/* At rest: look again only where the balloon might have to give back. */
+/*
+ * At rest: look again soon where the balloon might have to give back, and else
+ * whether somebody has reset the device, which then never asks for anything.
+ */
 static void vbal_rest(struct vbal_size *size)
 {
-	if (size->guard.may_give_back && vbal_pages_held(&size->pages))
-		vbal_work_again(size, VBAL_WATCH_MS);
+	bool watch = size->guard.may_give_back && vbal_pages_held(&size->pages);
+
+	vbal_work_again(size, watch ? VBAL_WATCH_MS : VBAL_LOOK_MS);
 }
 
 /* What became of a slice, and what follows from it: the only place to decide. */

@@ -90,12 +90,12 @@ def test_a_reset_by_others_is_got_over(lab):
     """As by who hands the function to a guest, or a bus error: nobody tells the driver."""
     name = "/sys/bus/virtio/drivers/vballoon/virtio*"
     # alone behind a bridge it can be reset by itself
-    with lab.fresh(load=False, balloon_opts="free-page-reporting=on",
+    with lab.fresh(load=False, balloon_opts="",
                    extra_qemu=("-device", "pci-bridge,id=bridge0,chassis_nr=1")) as guest:
         guest.qmp("device_del", id="balloon0")
         guest.wait_event("DEVICE_DELETED")
         guest.qmp("device_add", driver="virtio-balloon-pci", id="balloon0", bus="bridge0",
-                  addr="1", **{"free-page-reporting": True})
+                  addr="1")
         guest.insmod()
         guest.wait_for(lambda: not guest.run(f"ls {name}")[0], 120, "the driver to take it")
         guest.inflate(SIZE)
@@ -109,3 +109,4 @@ def test_a_reset_by_others_is_got_over(lab):
         guest.inflate(0)
         guest.wait_inflated(0)
         guest.rmmod("vballoon")
+        guest.check_clean()

@@ -440,6 +440,10 @@ static void reset_by_others_is_noticed(struct kunit *test)
 	t->may_break = true;
 	h->vdev.config->reset(&h->vdev);
 	fake_host_set_target(h, 2 * FRAMES_2M);
+	/* The worker looks within a minute, unasked: that is now. */
+	KUNIT_EXPECT_TRUE(test,
+			  fake_wait(delayed_work_pending(&vb->size.work)));
+	mod_delayed_work(vb->size.wq, &vb->size.work, 0);
 	KUNIT_EXPECT_TRUE(test, fake_wait(READ_ONCE(vb->nr_recoveries) &&
 					  vbal_life_is_up(&vb->wire.life)));
 	test_resize_to(test, 3 * FRAMES_2M);
@@ -899,6 +903,34 @@ static void migration_hears_nothing_after_a_reset(struct kunit *test)
 	test_resize_to(test, 0);
 }
 
+/* Whoever waits for a queue, be it for room: but not where no move is in the way. */
+static void migration_leaves_its_queue_to_others(struct kunit *test)
+{
+	const struct migration_case *c = test->param_value;
+	struct page *spare = spare_pages(test);
+	struct vbal_vq *own, *other;
+	struct vbal_dev *vb;
+
+	test_host(test, c->features);
+	vb = test_plug_bound(test);
+	own = &vb->wire.q[c->mode == VBAL_MODE_RANGE ? VBAL_VQ_REPORT :
+						       VBAL_VQ_INFLATE];
+	other = &vb->wire.q[c->mode == VBAL_MODE_RANGE ? VBAL_VQ_DEFLATE :
+							 VBAL_VQ_REPORT];
+	test_resize_to(test, 127);
+	atomic_inc(&own->nr_awaiting);
+	KUNIT_EXPECT_EQ(test,
+			exchange_oldest(vb, c->mode, spare, MIGRATE_ASYNC),
+			-EAGAIN);
+	atomic_dec(&own->nr_awaiting);
+	atomic_inc(&other->nr_awaiting);
+	KUNIT_EXPECT_EQ(test,
+			exchange_oldest(vb, c->mode, spare, MIGRATE_ASYNC), 0);
+	atomic_dec(&other->nr_awaiting);
+	put_spare_pages(spare);
+	test_resize_to(test, 0);
+}
+
 /* Pages that move one after the other could keep the queue from being empty for good. */
 static void migration_leaves_the_queue_to_who_waits_for_it(struct kunit *test)
 {
@@ -1314,7 +1346,15 @@ static void oom_counts_what_others_free(struct kunit *test)
 	fake_host_set_target(h, 0);
 }
 
-/* A guest that sleeps is woken only where its balloon might have to give back. */
+/* It looks again, but not every second. */
+static bool worker_rests(struct vbal_dev *vb)
+{
+	return delayed_work_pending(&vb->size.work) &&
+	       time_after(vb->size.work.timer.expires,
+			  jiffies + msecs_to_jiffies(VBAL_LOOK_MS / 2));
+}
+
+/* A guest that sleeps is woken often only where its balloon might have to give back. */
 static void worker_watches_only_what_it_may_give_back(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, MODERN | F(DEFLATE_ON_OOM));
@@ -1323,13 +1363,14 @@ static void worker_watches_only_what_it_may_give_back(struct kunit *test)
 	test_resize_to(test, FRAMES_2M);
 	KUNIT_EXPECT_TRUE(test,
 			  fake_wait(delayed_work_pending(&vb->size.work)));
+	KUNIT_EXPECT_FALSE(test, worker_rests(vb));
 	test_resize_to(test, 0);
-	KUNIT_EXPECT_TRUE(test, fake_wait(!work_busy(&vb->size.work.work)));
+	KUNIT_EXPECT_TRUE(test, fake_wait(worker_rests(vb)));
 	test_unplug(test);
 	h->offered = MODERN;
 	vb = test_plug_bound(test);
 	test_resize_to(test, FRAMES_2M);
-	KUNIT_EXPECT_TRUE(test, fake_wait(!work_busy(&vb->size.work.work)));
+	KUNIT_EXPECT_TRUE(test, fake_wait(worker_rests(vb)));
 }
 
 /* In blocks that CPUs' own lists of pages are filled from meanwhile, or others take. */
@@ -1544,6 +1585,8 @@ static struct kunit_case worker_test_cases[] = {
 			 room_gen_params),
 	KUNIT_CASE(migration_gives_up_on_a_silent_host),
 	KUNIT_CASE(migration_leaves_the_queue_to_who_waits_for_it),
+	KUNIT_CASE_PARAM(migration_leaves_its_queue_to_others,
+			 migration_gen_params),
 	KUNIT_CASE(migration_does_not_wait_while_memory_is_short),
 	KUNIT_CASE(migration_hears_nothing_after_a_reset),
 	KUNIT_CASE_PARAM(migration_waits_for_a_page_that_moved_in,

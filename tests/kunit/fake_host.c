@@ -730,9 +730,11 @@ bool fake_host_bound(struct fake_host *h)
 	return h->vdev.dev.driver;
 }
 
+/* A device whose driver is not up tells it nothing. */
 void fake_host_config_irq(struct fake_host *h)
 {
-	irq_work_queue(&h->config_irq);
+	if (h->status & VIRTIO_CONFIG_S_DRIVER_OK)
+		irq_work_queue(&h->config_irq);
 }
 
 void fake_host_set_target(struct fake_host *h, u32 nr_frames)
