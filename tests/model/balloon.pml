@@ -556,6 +556,12 @@ inline step()
 	fi
 }
 
+#ifdef M_OOM_FREES_EARLY
+#define oom_over (is_over || life == RESETTING)
+#else
+#define oom_over is_over
+#endif
+
 /* vbal_oom_finish_locked(): what was read is the guest's, and all of a device that is over */
 inline oom_finish_locked()
 {
@@ -566,7 +572,7 @@ inline oom_finish_locked()
 	fi;
 	atomic {
 		if
-		:: oom_block != NOTHING && (is_over || (!oom_unsent && !sent[OOM_BUF])) ->
+		:: oom_block != NOTHING && (oom_over || (!oom_unsent && !sent[OOM_BUF])) ->
 			frame_free(oom_block); oom_block = NOTHING
 		:: else
 		fi
