@@ -57,7 +57,7 @@ def build_parser():
                         + VALID_SIZES.replace("%", "%%"))
     add_guests(resize)
     resize.add_argument("--timeout", type=positive_seconds, default=30, metavar="SECONDS",
-                        help="give up after so long without movement (30)")
+                        help="give up after so long in which it comes no nearer (30)")
     resize.add_argument("--no-wait", action="store_true", help="ask only")
 
     stats = commands.add_parser("stats", help="show the guests' statistics")

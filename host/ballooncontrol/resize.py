@@ -12,11 +12,12 @@ PROBE_SECONDS = 5
 
 
 def wait_for_target(guest, target_bytes, patience_seconds=30, on_progress=None):
-    """Wait until actual is the target; give up after so long without movement.
+    """Wait until actual is the target; give up after so long in which it came no nearer.
 
     on_progress is called with each actual. Raises NoDriverError or OffTargetError.
     """
-    start_bytes = last_bytes = guest.actual_bytes()
+    start_bytes = guest.actual_bytes()
+    nearest_bytes = abs(start_bytes - target_bytes)
     moved_at = time.monotonic()
     while True:
         actual_bytes = guest.actual_bytes()
@@ -25,8 +26,8 @@ def wait_for_target(guest, target_bytes, patience_seconds=30, on_progress=None):
         if actual_bytes == target_bytes:
             return
         now = time.monotonic()
-        if actual_bytes != last_bytes:
-            last_bytes, moved_at = actual_bytes, now
+        if abs(actual_bytes - target_bytes) < nearest_bytes:
+            nearest_bytes, moved_at = abs(actual_bytes - target_bytes), now
         elif now - moved_at > patience_seconds:
             raise _explain(guest, start_bytes, actual_bytes, target_bytes, patience_seconds)
         pause(POLL_SECONDS)

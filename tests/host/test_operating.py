@@ -101,7 +101,7 @@ def test_qemu_takes_the_line(block, balloonctl, tmp_path):
     with BareQemu(path, *shlex.split(text), machine=("-machine", "pc", "-accel", "tcg",
                                                      "-m", "128")):
         result = balloonctl("doctor", "--json", path)
-        also = [balloonctl("status", socket).status for socket in tmp_path.glob("web*qmp")]
+        also = [balloonctl("status", socket).status for socket in tmp_path.glob("web.qmp*")]
     codes = [finding["code"] for finding in result.json[0]["findings"]]
     usual = [] if "polling" in text else ["no-statistics"]
     assert (result.status, codes) == (0, ["paused", *usual])
