@@ -20,6 +20,10 @@ class UnreachableError(BalloonError):
     exit_status = 3
 
 
+class GoneError(UnreachableError):
+    """Nobody listens: its QEMU is gone, and has left its socket behind."""
+
+
 class NoBalloonError(BalloonError):
     """The guest has no balloon device."""
 

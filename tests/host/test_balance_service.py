@@ -57,6 +57,21 @@ def test_idle_memory_goes_to_the_needy(balance):
     assert status["counts"]["gives"] >= 1
 
 
+def test_what_a_killed_qemu_had_is_free_again(balance):
+    """It leaves its socket behind."""
+    with contextlib.ExitStack() as stack:
+        killed = balance.guest("killed").__enter__()
+        stack.enter_context(balance)
+        balance.wait_known("killed")
+        assert balance.guests()["killed"]["resident_bytes"]
+        killed.__exit__(None, None, None)
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(killed.path))
+        balance.wait_for(lambda: "killed" in balance.guests()
+                         and not balance.guests()["killed"]["resident_bytes"],
+                         "its memory to be no longer its own")
+
+
 def test_host_in_need_is_helped(balance):
     with balance.guest("web") as web:
         set_load(web, 700 * MIB)

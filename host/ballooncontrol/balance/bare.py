@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from ..base import Statistics
-from ..errors import BalloonError, NoBalloonError, UnreachableError
+from ..errors import BalloonError, GoneError, NoBalloonError, UnreachableError
 from ..guests import BALLOON_TYPE, read_report
 from ..pinning import ALLOWED, HUGE, MOST_PINNED_BYTES, PINNED, VFIO, pins
 from ..qmp import CommandError
@@ -105,6 +105,8 @@ class BareGuest:
             retry_s = min(2 * retry_s, LAST_RETRY_S)
 
     def _lose(self, error):
+        if isinstance(error, GoneError):
+            self.guest.forget()
         self.guest.lose(str(error))
         self._watcher.changed(self)
 

@@ -11,7 +11,7 @@ import socket
 import struct
 from collections import deque
 
-from ..errors import UnreachableError
+from ..errors import GoneError, UnreachableError
 from ..qmp import CommandError
 
 # QEMU's answers are some hundred bytes; a line beyond this is no answer
@@ -59,6 +59,8 @@ class QmpLink(asyncio.Protocol):
             raise UnreachableError(
                 "takes connections but says nothing: another client is connected, "
                 "or QEMU hangs") from error
+        except ConnectionRefusedError as error:
+            raise GoneError("its QEMU is gone") from error
         except OSError as error:
             raise UnreachableError(error.strerror or str(error)) from error
         except BaseException:

@@ -233,6 +233,10 @@ class Guest:
         self._follow_report(now_s)
         self._refresh()
 
+    def forget(self):
+        """It has ended: it has nothing, and claims nothing, until it is seen again."""
+        self.facts = None
+
     def lose(self, why):
         """It does not answer; what it has counts as before."""
         self.lost = why
