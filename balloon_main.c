@@ -10,8 +10,8 @@
 #include <linux/crash_dump.h>
 #include <linux/module.h>
 #include <linux/reboot.h>
-#include <linux/suspend.h>
 #include <linux/slab.h>
+#include <linux/suspend.h>
 #include <linux/virtio_ring.h>
 
 #include "balloon_sysfs.h"

@@ -22,7 +22,7 @@
 	max_t(unsigned long, SZ_64M >> PAGE_SHIFT, 1UL << VBAL_MAX_ORDER)
 /* How often a balloon at rest is looked at where it may give back. */
 #define VBAL_WATCH_MS 1000
-/* And else, as nobody may tell of it any more. */
+/* How often any other: one that others have reset tells of nothing any more. */
 #define VBAL_LOOK_MS 60000
 /* A balloon that has not moved for so long lets its pages move. */
 #define VBAL_SETTLE_MS 1000

@@ -1150,7 +1150,7 @@ static u32 vbal_wire_read_target(struct vbal_wire *wire)
  *
  * Legacy transports read byte by byte: there it is read until it holds still.
  *
- * Context: Process context.
+ * Context: Size worker.
  * Return: num_pages in frames of 4 KiB; what the device says, however absurd, and
  * what it said last where it says nothing.
  */

@@ -150,7 +150,7 @@ typedef void vbal_broke_fn(struct vbal_wire *wire);
  * @kill_work: resets a device whose queue broke while nobody waited for it
  * @falls_asleep: no wait for a silent host is without an end
  * @max_ranges: ranges in one request, so that two fit the reporting queue
- * @target_frames: what the device has asked for last
+ * @target_frames: what the device has asked for last; size worker
  * @actual_frames: last value written to the device; size worker
  * @actual_known: @actual_frames is what the device has
  * @answer: how long the host took for a batch

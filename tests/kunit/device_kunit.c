@@ -407,8 +407,7 @@ static void failure_is_over_when_it_works_again(struct kunit *test)
 	h->fail_queue = FAKE_DEFLATE;
 	KUNIT_EXPECT_EQ(test, virtio_device_restore(&h->vdev), -EIO);
 	h->fail_queue = -1;
-	mod_delayed_work(vb->side_wq, &vb->recover_work, 0);
-	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_is_up(&vb->wire.life)));
+	test_recover(test, vb);
 	KUNIT_EXPECT_FALSE(test, h->status & VIRTIO_CONFIG_S_FAILED);
 	test_resize_to(test, FRAMES_2M);
 }
@@ -424,8 +423,7 @@ static void restore_without_memory_gives_up_no_queue(struct kunit *test)
 	h->fail_error = -ENOMEM;
 	KUNIT_EXPECT_EQ(test, virtio_device_restore(&h->vdev), -ENOMEM);
 	h->fail_queue = -1;
-	mod_delayed_work(vb->side_wq, &vb->recover_work, 0);
-	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_is_up(&vb->wire.life)));
+	test_recover(test, vb);
 	KUNIT_EXPECT_TRUE(test, vbal_wire_usable(&vb->wire, VBAL_VQ_REPORT));
 }
 
@@ -585,6 +583,21 @@ static void reboot_resets_the_device(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, vbal_life_now(&vb->wire.life), VBAL_LIFE_GONE);
 }
 
+/* The core does so itself where a ring is full, under the driver's lock. */
+static void host_is_notified_by_nobody_else(struct kunit *test)
+{
+	struct fake_host *h = test_host(test, PFN);
+	struct vbal_dev *vb;
+
+	h->ring_size[FAKE_INFLATE] = 2;
+	vb = test_plug_bound(test);
+	test_resize_to(test, FRAMES_64M);
+	KUNIT_EXPECT_EQ(
+		test,
+		(unsigned long)atomic_read(&h->q[FAKE_INFLATE].nr_notified),
+		vb->wire.q[VBAL_VQ_INFLATE].nr_notify);
+}
+
 struct migration_case {
 	const char *name;
 	u64 features;
@@ -602,6 +615,12 @@ static void migration_case_desc(const struct migration_case *c, char *desc)
 }
 
 KUNIT_ARRAY_PARAM(migration, migration_cases, migration_case_desc);
+
+static struct vbal_vq *give_queue(struct vbal_dev *vb, enum vbal_mode mode)
+{
+	return &vb->wire.q[mode == VBAL_MODE_RANGE ? VBAL_VQ_REPORT :
+						     VBAL_VQ_INFLATE];
+}
 
 static int exchange(struct vbal_dev *vb, enum vbal_mode mode,
 		    struct page *newpage)
@@ -795,21 +814,6 @@ static void room_case_desc(const struct room_case *c, char *desc)
 
 KUNIT_ARRAY_PARAM(room, room_cases, room_case_desc);
 
-/* The core does so itself where a ring is full, under the driver's lock. */
-static void host_is_notified_by_nobody_else(struct kunit *test)
-{
-	struct fake_host *h = test_host(test, PFN);
-	struct vbal_dev *vb;
-
-	h->ring_size[FAKE_INFLATE] = 2;
-	vb = test_plug_bound(test);
-	test_resize_to(test, FRAMES_64M);
-	KUNIT_EXPECT_EQ(
-		test,
-		(unsigned long)atomic_read(&h->q[FAKE_INFLATE].nr_notified),
-		vb->wire.q[VBAL_VQ_INFLATE].nr_notify);
-}
-
 /* Who needs just this page gone, as for a page of 1 GiB, waits until it can go. */
 static void migration_waits_while_many_are_on_their_way(struct kunit *test)
 {
@@ -879,7 +883,6 @@ static void migration_hears_nothing_after_a_reset(struct kunit *test)
 	struct vbal_dev *vb = test_plug_bound(test);
 	struct vbal_move_slot *slot = vb->size.move.slot;
 	struct fake_vq *q = &h->q[FAKE_INFLATE];
-	vbal_broke_fn *broke = vb->wire.broke;
 	unsigned long nr_used;
 
 	test_resize_to(test, 127);
@@ -891,14 +894,11 @@ static void migration_hears_nothing_after_a_reset(struct kunit *test)
 	fake_host_speak(h);
 	KUNIT_ASSERT_TRUE(test, fake_wait(READ_ONCE(q->nr_used) != nr_used));
 	KUNIT_ASSERT_FALSE(test, vbal_token_done(&slot->give));
-	vb->wire.broke = test_nobody_is_told;
-	vbal_wire_kill(&vb->wire);
+	test_kill(vb);
 	vbal_move_release(&vb->size.move);
 	vbal_vq_reap(&vb->wire.q[VBAL_VQ_INFLATE]);
 	KUNIT_EXPECT_TRUE(test, vbal_token_done(&slot->give));
-	vb->wire.broke = broke;
-	mod_delayed_work(vb->side_wq, &vb->recover_work, 0);
-	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_is_up(&vb->wire.life)));
+	test_recover(test, vb);
 	put_spare_pages(spare);
 	test_resize_to(test, 0);
 }
@@ -913,8 +913,7 @@ static void migration_leaves_its_queue_to_others(struct kunit *test)
 
 	test_host(test, c->features);
 	vb = test_plug_bound(test);
-	own = &vb->wire.q[c->mode == VBAL_MODE_RANGE ? VBAL_VQ_REPORT :
-						       VBAL_VQ_INFLATE];
+	own = give_queue(vb, c->mode);
 	other = &vb->wire.q[c->mode == VBAL_MODE_RANGE ? VBAL_VQ_DEFLATE :
 							 VBAL_VQ_REPORT];
 	test_resize_to(test, 127);
@@ -1156,9 +1155,7 @@ static void oom_beside_a_worker_that_waits(struct kunit *test)
 	const struct migration_case *c = test->param_value;
 	struct fake_host *h = test_host(test, c->features | F(DEFLATE_ON_OOM));
 	struct vbal_dev *vb = test_plug_bound(test);
-	struct vbal_vq *q =
-		&vb->wire.q[c->mode == VBAL_MODE_RANGE ? VBAL_VQ_REPORT :
-							 VBAL_VQ_INFLATE];
+	struct vbal_vq *q = give_queue(vb, c->mode);
 	unsigned long freed = 0;
 
 	test_resize_to(test, 15);
@@ -1181,21 +1178,17 @@ static void oom_gives_what_a_dead_device_has_not_seen(struct kunit *test)
 {
 	struct fake_host *h = test_host(test, PFN | F(DEFLATE_ON_OOM));
 	struct vbal_dev *vb = test_plug_bound(test);
-	vbal_broke_fn *broke = vb->wire.broke;
 	unsigned long freed = 0;
 
 	test_resize_to(test, 15);
 	cancel_delayed_work_sync(&vb->size.work);
 	fake_host_silence(h);
 	move_unseen(test, vb, VBAL_MODE_PFN);
-	vb->wire.broke = test_nobody_is_told;
-	vbal_wire_kill(&vb->wire);
+	test_kill(vb);
 	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
 	KUNIT_EXPECT_EQ(test, freed, 15UL);
-	vb->wire.broke = broke;
 	fake_host_speak(h);
-	mod_delayed_work(vb->side_wq, &vb->recover_work, 0);
-	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_is_up(&vb->wire.life)));
+	test_recover(test, vb);
 }
 
 /* Nor does it have what somebody could not wait for, and holds ready. */
@@ -1205,7 +1198,6 @@ static void oom_gives_what_waited_for_a_dead_device(struct kunit *test)
 		test_host(test, PFN | F(DEFLATE_ON_OOM) | F(MUST_TELL_HOST));
 	struct vbal_dev *vb = test_plug_bound(test);
 	unsigned int wait_ms = vbal_oom_wait_ms;
-	vbal_broke_fn *broke = vb->wire.broke;
 	unsigned long freed = 0;
 
 	test_resize_to(test, 15);
@@ -1217,19 +1209,16 @@ static void oom_gives_what_waited_for_a_dead_device(struct kunit *test)
 	cancel_delayed_work_sync(&vb->size.work);
 	KUNIT_EXPECT_EQ(test, freed, 0UL);
 	KUNIT_EXPECT_EQ(test, vb->size.oom_batch->blocks.nr_pages, 15UL);
-	vb->wire.broke = test_nobody_is_told;
-	vbal_wire_kill(&vb->wire);
+	test_kill(vb);
 	vbal_oom_notify(&vb->size.oom_nb, 0, &freed);
 	KUNIT_EXPECT_EQ(test, freed, 15UL);
-	vb->wire.broke = broke;
 	fake_host_speak(h);
-	mod_delayed_work(vb->side_wq, &vb->recover_work, 0);
-	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_is_up(&vb->wire.life)));
+	test_recover(test, vb);
 }
 
 static void kill_task_fn(struct work_struct *work)
 {
-	vbal_wire_kill(&container_of(work, struct oom_task, work)->vb->wire);
+	test_kill(container_of(work, struct oom_task, work)->vb);
 }
 
 /* A device that is being reset is one that is dead a moment later. */
@@ -1238,10 +1227,8 @@ static void oom_waits_for_a_reset(struct kunit *test)
 	struct fake_host *h = test_host(test, PFN | F(DEFLATE_ON_OOM));
 	struct vbal_dev *vb = test_plug_bound(test);
 	struct oom_task kill = { .vb = vb }, task;
-	vbal_broke_fn *broke = vb->wire.broke;
 
 	test_resize_to(test, 15);
-	vb->wire.broke = test_nobody_is_told;
 	WRITE_ONCE(h->hold_reset, true);
 	INIT_WORK_ONSTACK(&kill.work, kill_task_fn);
 	queue_work(system_long_wq, &kill.work);
@@ -1252,9 +1239,7 @@ static void oom_waits_for_a_reset(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, oom_end(&task), 15UL);
 	flush_work(&kill.work);
 	destroy_work_on_stack(&kill.work);
-	vb->wire.broke = broke;
-	mod_delayed_work(vb->side_wq, &vb->recover_work, 0);
-	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_is_up(&vb->wire.life)));
+	test_recover(test, vb);
 }
 
 struct move_task {

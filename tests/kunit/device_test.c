@@ -367,7 +367,23 @@ int test_exchange_page(struct page *page, struct page *newpage)
 	return test_exchange_locked_page(page, newpage, MIGRATE_SYNC);
 }
 
-/* For a device that stays dead until the test has it recovered. */
-void test_nobody_is_told(struct vbal_wire *wire)
+static void nobody_is_told(struct vbal_wire *wire)
 {
+}
+
+/* The device stays dead until the test has it recovered. */
+void test_kill(struct vbal_dev *vb)
+{
+	vbal_broke_fn *broke = vb->wire.broke;
+
+	vb->wire.broke = nobody_is_told;
+	vbal_wire_kill(&vb->wire);
+	vb->wire.broke = broke;
+}
+
+/* What the driver does by itself, after a pause. */
+void test_recover(struct kunit *test, struct vbal_dev *vb)
+{
+	mod_delayed_work(vb->side_wq, &vb->recover_work, 0);
+	KUNIT_EXPECT_TRUE(test, fake_wait(vbal_life_is_up(&vb->wire.life)));
 }

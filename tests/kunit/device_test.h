@@ -74,7 +74,8 @@ bool test_books_agree(struct vbal_dev *vb);
 int test_exchange_page(struct page *page, struct page *newpage);
 bool test_isolate_page(struct page *page);
 void test_put_back_page(struct page *page);
-void test_nobody_is_told(struct vbal_wire *wire);
+void test_kill(struct vbal_dev *vb);
+void test_recover(struct kunit *test, struct vbal_dev *vb);
 int test_exchange_locked_page(struct page *page, struct page *newpage,
 			      enum migrate_mode mode);
 void test_expect_no_leak(struct kunit *test, unsigned long own_before);

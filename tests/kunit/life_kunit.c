@@ -217,8 +217,7 @@ static struct task_struct *go(struct kunit *test, struct vbal_dev *vb,
 					    READ_ONCE(vb->nr_recoveries)));
 		break;
 	case DEAD:
-		vb->wire.broke = test_nobody_is_told;
-		vbal_wire_kill(&vb->wire);
+		test_kill(vb);
 		break;
 	case STOPPING:
 		fake_host_silence(h);
@@ -336,14 +335,12 @@ static bool can_come_back(const struct life_case *c)
 }
 
 /* Let everybody go on: the host, the reset, the recovery, the system. */
-static void go_on(struct kunit *test, struct vbal_dev *vb, enum event event,
-		  vbal_broke_fn *broke)
+static void go_on(struct kunit *test, struct vbal_dev *vb, enum event event)
 {
 	struct device_test *t = test->priv;
 	struct fake_host *h = t->h;
 
 	h->fail_queue = -1;
-	vb->wire.broke = broke;
 	/* One that was pulled out touches nothing any more. */
 	if (event != PULLED_OUT)
 		fake_host_speak(h);
@@ -358,7 +355,6 @@ static void life_takes_every_event_in_every_state(struct kunit *test)
 	struct device_test *t = test->priv;
 	struct fake_host *h = test_host(test, PFN | F(DEFLATE_ON_OOM));
 	struct vbal_dev *vb = test_plug_bound(test);
-	vbal_broke_fn *broke = vb->wire.broke;
 	struct task_struct *task;
 
 	test_resize_to(test, FRAMES_2M + 3);
@@ -376,7 +372,7 @@ static void life_takes_every_event_in_every_state(struct kunit *test)
 	}
 	if (!t->plugged)
 		return;
-	go_on(test, vb, c.event, broke);
+	go_on(test, vb, c.event);
 	if (can_come_back(&c)) {
 		KUNIT_EXPECT_TRUE(test, fake_wait(is_at(vb, VBAL_LIFE_UP)));
 		test_resize_to(test, 123);
